@@ -109,7 +109,7 @@ MANIFEST = _schema(
     _required("etag", pa.string()),
 )
 
-# What results and prepared rows share: which slice of which object, and how the object fared.
+# What results and prepared rows share: which slice of which object, or why there is none.
 _IDENTITY = (
     _required("row_id", pa.string()),
     _required("object_id", pa.string()),
@@ -119,7 +119,6 @@ _IDENTITY = (
     pa.field("frame", pa.int32()),
     _required("size", pa.int64()),
     _required("etag", pa.string()),
-    _required("state", pa.string()),
     pa.field("reason", pa.string()),
     pa.field("detail", pa.string()),
     _required("flags", pa.list_(pa.string())),
@@ -138,6 +137,7 @@ def prepared_schema(size: int) -> pa.Schema:
 RESULTS = _schema(
     "results",
     *_IDENTITY,
+    _required("state", pa.string()),  # of the object, the same on all its rows
     pa.field("duplicate_of", pa.string()),  # the object_id that was kept
     pa.field("patient_key", pa.string()),
     pa.field("study_key", pa.string()),

@@ -1,0 +1,228 @@
+"""A folder on local disk or a mounted share, with the promises of an object store."""
+
+import errno
+import os
+import shutil
+import stat
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from itertools import islice
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.fs
+
+from mri_ray.archive import listing
+from mri_ray.errors import ArchiveDenied, ArchiveError, ArchiveNotFound
+
+_PARTIAL = ".mri_ray-partial-"  # writes under way; never listed
+_CHUNK = 8192
+
+
+class LocalStore:
+    """The objects below one folder. Keys are paths relative to it, parts joined by "/"."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+
+    def check(self, *, must_exist: bool) -> None:
+        if os.path.lexists(self.root):
+            self._check_readable()
+        elif must_exist:
+            above = self._nearest()
+            if os.path.isdir(above) and not os.access(above, os.X_OK):
+                raise ArchiveDenied(f"no permission to enter file://{above}: file://{self.root}")
+            raise ArchiveNotFound(f"no such file or folder: file://{self.root} (it exists up to {above})")
+        else:
+            self._check_creatable()
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """All files, ascending by the bytes of their keys."""
+        self._check_folder()
+        files = self._walk("", (_inode(self.root),))
+        with _explained("listing", self.root):
+            while entries := list(islice(files, listing.PAGE)):
+                yield listing.batch(entries)
+
+    def keys(self, prefix: str) -> list[str]:
+        folder = prefix[: prefix.rfind("/") + 1]
+        path = self._path(folder.rstrip("/"))
+        if not os.path.isdir(path):
+            return []
+        with _explained("listing", path):
+            return [key for key, _, _ in self._walk(folder, (_inode(path),)) if key.startswith(prefix)]
+
+    def read(self, key: str) -> bytes:
+        with open(self._path(key), "rb") as file:
+            return file.read()
+
+    def fetch(self, key: str) -> bytes:
+        return self.read(key)
+
+    def write(self, key: str, data: bytes, *, if_absent: bool) -> bool:
+        path = self._path(key)
+        folder = os.path.dirname(path)
+        if if_absent and os.path.lexists(path):
+            return False
+        partial = os.path.join(folder, f"{_PARTIAL}{uuid.uuid4().hex}")
+        with _explained("writing", path):
+            os.makedirs(folder, exist_ok=True)
+            try:
+                _write_synced(partial, data)
+                return _publish(partial, path, if_absent=if_absent)
+            finally:
+                _remove(partial)
+
+    def exists(self, key: str) -> bool:
+        return os.path.isfile(self._path(key))
+
+    def delete(self, key: str) -> None:
+        path = self._path(key)
+        with _explained("deleting", path):
+            _remove(path)
+
+    def delete_all(self) -> None:
+        if os.path.dirname(self.root) == self.root:
+            raise ArchiveError(f"delete_all: must name a folder, not a whole file system, got file://{self.root}")
+        with _explained("deleting", self.root), suppress(FileNotFoundError):
+            shutil.rmtree(self.root)
+
+    def arrow(self) -> tuple[pyarrow.fs.FileSystem, str]:
+        return pyarrow.fs.LocalFileSystem(), self.root
+
+    def _path(self, key: str) -> str:
+        """Where a key lies. A key never leads out of the root."""
+        if not key:
+            return self.root
+        if "\0" in key or any(part in ("", ".", "..") for part in key.split("/")):
+            raise OSError(errno.EINVAL, "a key is a relative path without empty, '.' or '..' parts", key)
+        return os.path.join(self.root, key)
+
+    def _walk(self, folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[listing.Entry]:
+        """`folder` is "" or ends in "/". `above` holds its ancestors: a link to one of them is a loop."""
+        for name in _names(os.path.join(self.root, folder)):
+            key = folder + name
+            path = os.path.join(self.root, key)
+            try:
+                if name.endswith("/"):
+                    inode = _inode(path)
+                    if inode not in above:
+                        yield from self._walk(key, (*above, inode))
+                elif (entry := _entry(key, path)) is not None:
+                    yield entry
+            except FileNotFoundError:
+                continue  # gone since its folder was read
+
+    def _check_readable(self) -> None:
+        if os.path.isdir(self.root):
+            if not os.access(self.root, os.R_OK | os.X_OK):
+                raise ArchiveDenied(f"no permission to list this folder: file://{self.root}")
+        elif not os.path.exists(self.root):
+            raise ArchiveNotFound(f"a link that leads nowhere: file://{self.root}")
+        elif not os.access(self.root, os.R_OK):
+            raise ArchiveDenied(f"no permission to read this file: file://{self.root}")
+
+    def _check_folder(self) -> None:
+        self.check(must_exist=True)
+        if not os.path.isdir(self.root):
+            raise ArchiveNotFound(f"must be a folder, got a file: file://{self.root}")
+
+    def _check_creatable(self) -> None:
+        above = self._nearest()
+        if not os.path.isdir(above):
+            raise ArchiveNotFound(f"cannot be created, since file://{above} is a file: file://{self.root}")
+        if not os.access(above, os.W_OK | os.X_OK):
+            raise ArchiveDenied(f"no permission to create it in file://{above}: file://{self.root}")
+
+    def _nearest(self) -> str:
+        above = os.path.dirname(self.root)
+        while not os.path.lexists(above):
+            above = os.path.dirname(above)
+        return above
+
+
+@contextmanager
+def _explained(doing: str, path: str) -> Iterator[None]:
+    try:
+        yield
+    except PermissionError as exc:
+        raise ArchiveDenied(f"{doing} needs permission: file://{exc.filename or path}: {exc.strerror}") from exc
+    except OSError as exc:
+        raise ArchiveError(f"{doing} failed: file://{path}: {exc}") from exc
+
+
+def _names(path: str) -> Iterator[str]:
+    """Names in a folder, those of folders with a closing "/", in the order of the keys they begin.
+
+    Held and sorted by Arrow: a folder of a million files takes some 50 MB.
+    """
+    chunks: list[pa.Array] = []
+    names: list[str] = []
+    with os.scandir(path) as found:
+        for item in found:
+            if item.name.startswith(_PARTIAL):
+                continue
+            is_folder = item.is_dir(follow_symlinks=False) or (item.is_symlink() and os.path.isdir(item.path))
+            names.append(f"{item.name}/" if is_folder else item.name)
+            if len(names) == _CHUNK:
+                chunks.append(_text(names, path))
+                names = []
+    chunks.append(_text(names, path))
+    table = pa.chunked_array(chunks, pa.string()).combine_chunks()
+    table = table.take(pc.sort_indices(table))
+    for start in range(0, len(table), _CHUNK):
+        yield from table.slice(start, _CHUNK).to_pylist()
+
+
+def _text(names: list[str], path: str) -> pa.Array:
+    try:
+        return pa.array(names, pa.string())
+    except UnicodeEncodeError as exc:
+        raise ArchiveError(f"file names must be UTF-8, got {os.fsencode(exc.object)!r} in file://{path}") from exc
+
+
+def _entry(key: str, path: str) -> listing.Entry | None:
+    try:
+        found = os.stat(path)
+    except OSError as exc:
+        if exc.errno not in (errno.ENOENT, errno.ELOOP):
+            raise
+        found = os.lstat(path)  # a link that leads nowhere is listed, so that its reading tells
+    if not stat.S_ISREG(found.st_mode) and not stat.S_ISLNK(found.st_mode):
+        return None  # a socket, pipe or device holds no object
+    return key, found.st_size, f"{found.st_mtime_ns:x}-{found.st_size:x}"
+
+
+def _inode(path: str) -> tuple[int, int]:
+    found = os.stat(path)
+    return found.st_dev, found.st_ino
+
+
+def _write_synced(path: str, data: bytes) -> None:
+    # Not tempfile: its files are readable by their owner only, and other nodes may run as other users.
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _publish(partial: str, path: str, *, if_absent: bool) -> bool:
+    if not if_absent:
+        os.replace(partial, path)
+        return True
+    try:
+        os.link(partial, path)  # unlike rename, fails when the name is taken
+    except FileExistsError:
+        return False
+    except OSError as exc:
+        if exc.errno in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+            raise ArchiveError(f"write if absent: needs a file system with hard links: file://{path}") from exc
+        raise
+    return True
+
+
+def _remove(path: str) -> None:
+    with suppress(FileNotFoundError):
+        os.unlink(path)

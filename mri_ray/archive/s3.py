@@ -1,0 +1,281 @@
+"""Objects below a prefix of an S3 bucket, on AWS or any server that speaks its protocol.
+
+s3fs lists, writes and deletes. Many small objects are read by pyarrow.fs, which costs a fraction of the processor
+time of an s3fs read and lets threads run in parallel.
+"""
+
+import asyncio
+import errno
+import os
+import random
+import re
+import threading
+import time
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import pyarrow as pa
+import pyarrow.fs
+import s3fs
+from aiohttp import ClientError as BodyError
+from botocore import exceptions as boto  # type: ignore[import-untyped]
+from fsspec.asyn import sync
+
+from mri_ray.archive import listing, s3_errors
+from mri_ray.archive.identity import digest
+from mri_ray.archive.settings import StorageConfig
+from mri_ray.errors import ArchiveDenied, ArchiveError, ArchiveNotFound, ConfigError
+
+_PART_BYTES = 64 * 2**20  # larger objects are sent in parts of this size
+_UNUSED = re.compile(rb"<(LastModified|StorageClass|Owner)>.*?</\1>", re.DOTALL)
+_FAILURES = (OSError, boto.BotoCoreError, BodyError)
+_BROKEN_BODY = (BodyError, boto.IncompleteReadError, boto.HTTPClientError, TimeoutError)
+_TAKEN = ("PreconditionFailed", "412")
+_CONFLICT = ("ConditionalRequestConflict", "409")  # another conditional write of this key is under way
+
+
+class S3Store:
+    """The objects below one prefix. Keys are what follows the prefix and its "/"."""
+
+    def __init__(self, bucket: str, prefix: str, config: StorageConfig) -> None:
+        self.bucket = bucket
+        self.prefix = prefix
+        self.config = config
+
+    @property
+    def _client(self) -> "_Client":
+        return _client(self.bucket, self.config)
+
+    def check(self, *, must_exist: bool) -> None:
+        page = self._call("list_objects_v2", Prefix=self._key_below(), MaxKeys=1)
+        if must_exist and not page.get("Contents") and not (self.prefix and self.exists("")):
+            raise ArchiveNotFound(f"no object below this prefix: {self._uri()}{self._at()}")
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        return listing.in_key_order(self._own_pages(), self._uri())
+
+    def keys(self, prefix: str) -> list[str]:
+        start = len(self._key_below())
+        found = [item["Key"][start:] for page in self._pages(prefix) for item in page if not _is_folder_marker(item)]
+        return sorted(found, key=str.encode)
+
+    def read(self, key: str) -> bytes:
+        """One GET, so whole even while the object is being replaced."""
+        try:
+            client = self._client
+            return sync(client.fs.loop, _get, client.fs, self.bucket, self._key(key), self.config.retries + 1)
+        except _FAILURES as exc:
+            raise s3_errors.as_os_error(exc, self._uri(key), self.config) from exc
+
+    def fetch(self, key: str) -> bytes:
+        """As `read`, for many small objects. What fails is read once more the thorough way, with its retries."""
+        try:
+            with self._client.arrow.open_input_file(f"{self.bucket}/{self._key(key)}") as file:
+                return file.read()
+        except FileNotFoundError as exc:
+            raise FileNotFoundError(errno.ENOENT, "no such object", self._uri(key)) from exc
+        except (*_FAILURES, pa.ArrowInvalid):  # ArrowInvalid: a key with an empty part, which S3 allows
+            return self.read(key)
+
+    def write(self, key: str, data: bytes, *, if_absent: bool) -> bool:
+        for attempt in range(self.config.retries + 1):
+            try:
+                self._put(self._key(key), data, if_absent=if_absent)
+            except _FAILURES as exc:
+                code = s3_errors.code_of(exc)
+                if if_absent and code in _TAKEN:
+                    return False
+                if code not in _CONFLICT or attempt == self.config.retries:
+                    raise s3_errors.as_archive_error(exc, self._uri(key), self.config) from exc
+                time.sleep(_pause(attempt))
+            else:
+                return True
+        raise AssertionError("the last attempt returns or raises")
+
+    def exists(self, key: str) -> bool:
+        try:
+            self._client.fs.call_s3("head_object", Bucket=self.bucket, Key=self._key(key))
+        except FileNotFoundError:
+            return False
+        except _FAILURES as exc:
+            raise s3_errors.as_archive_error(exc, self._uri(key), self.config) from exc
+        return True
+
+    def delete(self, key: str) -> None:
+        self._call("delete_object", Key=self._key(key))
+
+    def delete_all(self) -> None:
+        if not self.prefix:
+            raise ArchiveError(f"delete_all: must name a prefix, not a whole bucket, got {self._uri()}")
+        for page in self._pages(""):
+            if not page:
+                continue
+            keys = [{"Key": item["Key"]} for item in page]
+            answer = self._call("delete_objects", Delete={"Objects": keys, "Quiet": True})
+            if failed := answer.get("Errors"):
+                first = failed[0]
+                raise ArchiveDenied(f"deleting failed ({first.get('Code')}): s3://{self.bucket}/{first.get('Key')}")
+
+    def arrow(self) -> tuple[pyarrow.fs.FileSystem, str]:
+        return self._client.arrow, f"{self.bucket}/{self.prefix}".rstrip("/")
+
+    def _own_pages(self) -> Iterator[pa.RecordBatch]:
+        start = len(self._key_below())
+        empty = True
+        for page in self._pages(""):
+            empty = empty and not page
+            yield listing.batch(
+                (item["Key"][start:], item["Size"], item["ETag"].strip('"'))
+                for item in page
+                if not _is_folder_marker(item)
+            )
+        if empty:
+            raise ArchiveNotFound(f"no object below this prefix: {self._uri()}{self._at()}")
+
+    def _pages(self, prefix: str) -> Iterator[list[dict[str, Any]]]:
+        token: dict[str, str] = {}
+        while True:
+            page = self._call("list_objects_v2", Prefix=self._key_below() + prefix, MaxKeys=listing.PAGE, **token)
+            yield page.get("Contents", [])
+            if not page.get("IsTruncated"):
+                return
+            token = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def _put(self, key: str, data: bytes, *, if_absent: bool) -> None:
+        fs = self._client.fs
+        if len(data) > _PART_BYTES:
+            mode = "create" if if_absent else "overwrite"
+            fs.pipe_file(f"{self.bucket}/{key}", data, chunksize=_PART_BYTES // 2, mode=mode)
+        else:
+            only_if = {"IfNoneMatch": "*"} if if_absent else {}
+            fs.call_s3("put_object", Bucket=self.bucket, Key=key, Body=data, **only_if)
+
+    def _call(self, method: str, **arguments: Any) -> dict[str, Any]:
+        try:
+            return self._client.fs.call_s3(method, Bucket=self.bucket, **arguments)
+        except _FAILURES as exc:
+            raise s3_errors.as_archive_error(exc, self._uri(arguments.get("Key", "")), self.config) from exc
+
+    def _key(self, key: str) -> str:
+        return "/".join(part for part in (self.prefix, key) if part)
+
+    def _key_below(self) -> str:
+        return f"{self.prefix}/" if self.prefix else ""
+
+    def _uri(self, key: str = "") -> str:
+        return f"s3://{self.bucket}/{self._key(key)}".rstrip("/")
+
+    def _at(self) -> str:
+        return f" at {self.config.endpoint}" if self.config.endpoint else ""
+
+
+class _Client:
+    """The connections of one process to one bucket."""
+
+    def __init__(self, bucket: str, config: StorageConfig) -> None:
+        client_kwargs = {"region_name": config.region} if config.region else {}
+        self.fs = s3fs.S3FileSystem(
+            anon=config.anonymous,
+            endpoint_url=config.endpoint,
+            client_kwargs=client_kwargs,
+            config_kwargs={
+                "connect_timeout": config.connect_timeout_s,
+                "read_timeout": config.read_timeout_s,
+                "retries": {"max_attempts": config.retries, "mode": "standard"},
+                "max_pool_connections": max(config.threads, 10),
+            },
+            use_listings_cache=False,
+            skip_instance_cache=True,
+        )
+        self.fs.retries = 1  # botocore tries again; s3fs would multiply its tries
+        self._config = config
+        self._bucket = bucket
+        self._meta = self.fs.connect().meta
+        self._meta.events.register("before-parse.s3.ListObjectsV2", _without_unused)
+        self._lock = threading.Lock()
+        self._arrow: pyarrow.fs.S3FileSystem | None = None
+
+    @property
+    def arrow(self) -> pyarrow.fs.S3FileSystem:
+        with self._lock:
+            if self._arrow is None:
+                self._arrow = _arrow(self._config, self._meta, self._bucket_region())
+            return self._arrow
+
+    def _bucket_region(self) -> str:
+        """Where the bucket lies. botocore follows it by itself, pyarrow would fail in any other region."""
+        try:
+            answer = self.fs.call_s3("head_bucket", Bucket=self._bucket)
+        except _FAILURES:
+            answer = {}  # no permission to ask, or a failure that the reading to come will tell
+        headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+        region = headers.get("x-amz-bucket-region") or self._meta.region_name
+        return "us-east-1" if region in (None, "aws-global") else region
+
+
+def _client(bucket: str, config: StorageConfig) -> _Client:
+    # A process that forks, or that is given other credentials, needs new connections.
+    environment = sorted(f"{name}={value}" for name, value in os.environ.items() if name.startswith("AWS_"))
+    with _LOCK:
+        return _cached_client(bucket, config, os.getpid(), digest(*environment))
+
+
+@lru_cache(maxsize=8)
+def _cached_client(bucket: str, config: StorageConfig, pid: int, environment: str) -> _Client:
+    try:
+        return _Client(bucket, config)
+    except ValueError as exc:
+        raise ConfigError(f"endpoint: must be http[s]://host[:port], got {config.endpoint!r}: {exc}") from exc
+
+
+_LOCK = threading.Lock()
+
+
+def _arrow(config: StorageConfig, meta: Any, region: str) -> pyarrow.fs.S3FileSystem:
+    """The same server by pyarrow. No credentials are passed: it finds them itself, so its pickle holds none."""
+    arguments: dict[str, Any] = {
+        "anonymous": config.anonymous,
+        "region": region,
+        "connect_timeout": config.connect_timeout_s,
+        "request_timeout": config.read_timeout_s,
+        "retry_strategy": pyarrow.fs.AwsStandardS3RetryStrategy(max_attempts=1),
+    }
+    endpoint = urlsplit(meta.endpoint_url)
+    host = endpoint.hostname or ""
+    if not host.endswith((".amazonaws.com", ".amazonaws.com.cn")):
+        arguments |= {"scheme": endpoint.scheme, "endpoint_override": endpoint.netloc + endpoint.path}
+    proxy = getproxies().get(endpoint.scheme)
+    if proxy and not proxy_bypass(host):
+        arguments["proxy_options"] = proxy
+    if authorities := os.environ.get("AWS_CA_BUNDLE"):
+        arguments["tls_ca_file_path"] = authorities
+    return pyarrow.fs.S3FileSystem(**arguments)
+
+
+async def _get(fs: s3fs.S3FileSystem, bucket: str, key: str, tries: int) -> bytes:
+    for attempt in range(tries):
+        answer = await fs._call_s3("get_object", Bucket=bucket, Key=key)
+        try:
+            async with answer["Body"] as body:
+                return await body.read()
+        except _BROKEN_BODY:
+            if attempt + 1 == tries:
+                raise
+            await asyncio.sleep(_pause(attempt))
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _pause(attempt: int) -> float:
+    return random.uniform(0.0, min(5.0, 0.2 * 2**attempt))  # noqa: S311 - spreads retries, guards nothing
+
+
+def _without_unused(response_dict: dict[str, Any], **_: Any) -> None:
+    """Takes out of a listing what nobody asks for: parsing the dates takes two thirds of a listing's time."""
+    response_dict["body"] = _UNUSED.sub(b"", response_dict["body"])
+
+
+def _is_folder_marker(item: dict[str, Any]) -> bool:
+    return item["Size"] == 0 and item["Key"].endswith("/")

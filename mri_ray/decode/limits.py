@@ -1,0 +1,23 @@
+"""What makes a decoder give up on an object, and the limits every picture is held to before it is decoded."""
+
+from mri_ray.decode.settings import DecodeConfig
+from mri_ray.errors import Reason
+
+
+class Refused(Exception):  # noqa: N818 - never leaves the decoders: it becomes a Failure
+    """An object or a page that gives no slice."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+
+
+def check_size(width: int, height: int, config: DecodeConfig) -> None:
+    """Holds the size that a header announces, in pixels, against the limits; raises Refused."""
+    if width < 1 or height < 1:
+        raise Refused(Reason.DAMAGED, f"the header announces {width} x {height} pixels")
+    if width * height > config.max_pixels:
+        raise Refused(Reason.TOO_MANY_PIXELS, f"{width} x {height} pixels, at most {config.max_pixels} are allowed")
+    if min(width, height) < config.min_side:
+        raise Refused(Reason.TOO_SMALL, f"{width} x {height} pixels, each side must have {config.min_side}")

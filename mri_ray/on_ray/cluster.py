@@ -1,0 +1,73 @@
+"""Joining a Ray cluster, or starting one on this machine for the length of a run."""
+
+import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import ray
+
+from mri_ray.on_ray.settings import ClusterSettings
+
+# Read when ray is first imported in a process; workers get them through the runtime environment. Freed activations
+# go back to the system and fault in again at every batch unless glibc keeps them (README, notes on speed).
+WORKER_ENVIRONMENT = {
+    "MALLOC_MMAP_THRESHOLD_": str(2**30),
+    "MALLOC_TRIM_THRESHOLD_": str(2**30),
+    "OMP_NUM_THREADS": "1",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+}
+
+
+@contextmanager
+def connected(settings: ClusterSettings) -> Iterator[None]:
+    """Within the context Ray is connected; a cluster started here ends with it, one that was joined goes on."""
+    if ray.is_initialized():
+        yield
+        return
+    address = settings.address or os.environ.get("RAY_ADDRESS")
+    environment = {"env_vars": WORKER_ENVIRONMENT}
+    if address:
+        ray.init(address=address, runtime_env=environment, logging_level=logging.WARNING)
+    else:
+        _start(settings, environment)
+    _quiet()
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _start(settings: ClusterSettings, environment: dict[str, dict[str, str]]) -> None:
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # this cluster listens on the loopback interface only
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    folder = settings.temp_dir or str(Path(tempfile.gettempdir()) / f"ray-{os.getpid()}")
+    ray.init(
+        address="local",
+        num_cpus=settings.cpus,
+        object_store_memory=settings.object_store_mb * 2**20,
+        include_dashboard=False,
+        runtime_env=environment,
+        logging_level=logging.WARNING,
+        _temp_dir=folder,
+    )
+
+
+def _quiet() -> None:
+    from ray.data import DataContext  # heavy, and only of use once connected
+
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+
+
+def cpus() -> int:
+    """CPUs of the cluster, at least 1."""
+    return max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+
+def gpus() -> int:
+    return int(ray.cluster_resources().get("GPU", 0))

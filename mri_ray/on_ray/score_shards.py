@@ -1,0 +1,67 @@
+"""Scoring shards with a bundle in parallel, then the snapshot: for whole archives and for a training's evaluation."""
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from mri_ray.archive import outputs
+from mri_ray.archive.identity import digest, digest_json
+from mri_ray.archive.manifest import Manifest, Shard
+from mri_ray.archive.storage import Location
+from mri_ray.decode.settings import DecodeConfig
+from mri_ray.learn import bundle as bundles
+from mri_ray.on_ray import shards
+from mri_ray.predict import shard as scoring
+from mri_ray.predict.predictor import Predictor
+from mri_ray.prepare.objects import Row
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """Which rows are scored, by which bundle, how, and where the tables go."""
+
+    source: Callable[[Shard], Iterator[Row]]
+    bundle: Location
+    results: Location
+    run_id: str
+    precision: str = "auto"
+    micro_batch: int = 16
+
+
+class ScoreShard:
+    """A loaded bundle that writes the results of one shard after another, each as one Parquet file."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._predictor = Predictor(
+            bundles.load(task.bundle), precision=task.precision, micro_batch=task.micro_batch, threads=1
+        )
+
+    def __call__(self, shard: Shard) -> shards.Facts:
+        table = scoring.score(self._task.source(shard), self._predictor, run_id=self._task.run_id)
+        self._task.results.write_table(outputs.name(shard), table, if_absent=True)
+        return scoring.tally(table)
+
+
+def generation(results: Location, bundle_digest: str, decode: DecodeConfig) -> Location:
+    """Where the tables of all shards scored by one bundle in one way lie."""
+    return results / digest("generation", bundle_digest, digest_json(decode))
+
+
+def score_all(task: Task, manifest: Manifest, *, workers: int | None) -> shards.Facts:
+    """Score the shards that have no table yet; returns what this run did."""
+    todo = outputs.missing(manifest, task.results)
+    total = sum(shard.objects for shard in todo)
+    there = len(manifest.shards()) - len(todo)
+    log.info("scoring %s shards with %s objects; %s shards are there already", len(todo), f"{total:,}", there)
+    facts = shards.followed(
+        shards.run(todo, lambda: ScoreShard(task), workers=workers, use_gpu=True), total=total, what="scored"
+    )
+    return {
+        "objects": sum(fact["objects"] for fact in facts),
+        "quarantined": sum(fact.get("quarantined", 0) for fact in facts),
+        "shards": len(facts),
+        "shards_there": there,
+    }

@@ -1,0 +1,135 @@
+"""A run is one complete value, composed of the rooms' own settings. Imports no Ray: it is checked before Ray starts.
+
+The names of the fields are part of the interface: see the README's table.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from mri_ray.archive.storage import StorageConfig
+from mri_ray.cohort.labels import DEFAULT_CLASSES, class_words
+from mri_ray.cohort.split import SplitConfig
+from mri_ray.decode.settings import DecodeConfig
+from mri_ray.errors import ConfigError
+from mri_ray.learn.loop import OptimiserConfig
+from mri_ray.learn.model import ModelConfig
+from mri_ray.prepare.augment import AugmentConfig
+from mri_ray.prepare.settings import PrepareConfig
+
+
+def _at_least(name: str, value: float | None, least: float) -> None:
+    if value is not None and value < least:
+        raise ConfigError(f"{name}: must be at least {least}, got {value}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterSettings:
+    """Which Ray to use. address None: the cluster of `RAY_ADDRESS` or of the job, else one on this machine."""
+
+    address: str | None = None
+    cpus: int | None = None  # of a local cluster; None: all cores
+    object_store_mb: int = 512  # of a local cluster
+    temp_dir: str | None = None  # of a local cluster; short, since socket paths are limited to 107 bytes
+
+    def __post_init__(self) -> None:
+        _at_least("cpus", self.cpus, 1)
+        _at_least("object_store_mb", self.object_store_mb, 80)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardSettings:
+    """How an archive is cut into shards, and how many are worked on at once (None: one a GPU, else one a CPU)."""
+
+    objects: int = 256
+    megabytes: int = 256
+    workers: int | None = None
+
+    def __post_init__(self) -> None:
+        _at_least("objects", self.objects, 1)
+        _at_least("megabytes", self.megabytes, 1)
+        _at_least("workers", self.workers, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """One training. batch_size is global, whatever the number of workers; window_rows bounds the shuffle's memory."""
+
+    epochs: int = 20
+    workers: int = 1
+    batch_size: int = 32
+    patience: int | None = 8  # epochs without a better validation AUROC; None: never stop early
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    window_rows: int = 4096
+    max_failures: int = 2  # restarts of the worker group
+
+    def __post_init__(self) -> None:
+        for name, least in {"epochs": 1, "workers": 1, "batch_size": 2, "window_rows": 1, "max_failures": 0}.items():
+            _at_least(name, getattr(self, name), least)
+        _at_least("patience", self.patience, 1)
+        if self.batch_size % self.workers:
+            raise ConfigError(f"batch_size: must be a multiple of workers ({self.workers}), got {self.batch_size}")
+
+
+def _default_classes() -> dict[str, list[str]]:
+    return {name: list(words) for name, words in DEFAULT_CLASSES.items()}
+
+
+def _check_shared(run: "TrainRun | ScoreRun") -> None:
+    class_words(run.classes)  # raises ConfigError
+    if not 0 <= run.max_quarantined_fraction <= 1:
+        raise ConfigError(f"max_quarantined_fraction: must lie between 0 and 1, got {run.max_quarantined_fraction}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRun:
+    """One training: archive in; bundle, report and results out."""
+
+    archive: str
+    output: str
+    labels: str | None = None  # a CSV or Parquet file; None: the class is the folder's name
+    classes: dict[str, list[str]] = field(default_factory=_default_classes)
+    cache: str | None = None  # where prepared rows are kept; None: below output
+    seed: int = 0
+    max_quarantined_fraction: float = 0.1
+    storage: StorageConfig = field(default_factory=StorageConfig)
+    decode: DecodeConfig = field(default_factory=DecodeConfig)
+    prepare: PrepareConfig = field(default_factory=PrepareConfig)
+    split: SplitConfig = field(default_factory=SplitConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    train: TrainSettings = field(default_factory=TrainSettings)
+    shards: ShardSettings = field(default_factory=ShardSettings)
+    ray: ClusterSettings = field(default_factory=ClusterSettings)
+
+    def __post_init__(self) -> None:
+        _check_shared(self)
+        if self.model.input_size != self.prepare.size:
+            raise ConfigError(
+                f"model.input_size: must equal prepare.size ({self.prepare.size}), got {self.model.input_size}"
+            )
+        if self.seed < 0:
+            raise ConfigError(f"seed: must be at least 0, got {self.seed}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreRun:
+    """One scoring of a whole archive: archive and bundle in; results and report out."""
+
+    archive: str
+    bundle: str
+    output: str
+    labels: str | None = None  # with labels the report evaluates the answers; None: folder names, where they tell
+    classes: dict[str, list[str]] = field(default_factory=_default_classes)
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    micro_batch: int = 16
+    max_quarantined_fraction: float = 0.1
+    storage: StorageConfig = field(default_factory=StorageConfig)
+    decode: DecodeConfig = field(default_factory=DecodeConfig)
+    shards: ShardSettings = field(default_factory=ShardSettings)
+    ray: ClusterSettings = field(default_factory=ClusterSettings)
+
+    def __post_init__(self) -> None:
+        _check_shared(self)
+        if self.micro_batch < 1:
+            raise ConfigError(f"micro_batch: must be at least 1, got {self.micro_batch}")

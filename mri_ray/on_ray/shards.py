@@ -1,0 +1,64 @@
+"""Running one piece of work on every shard of a manifest, in parallel and with progress: Ray Data, an actor pool."""
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import ray.data
+
+from mri_ray.archive.manifest import Shard
+from mri_ray.on_ray import cluster
+
+log = logging.getLogger(__name__)
+
+Facts = dict[str, Any]  # of a shard that ended, plain values; at least `objects`
+Work = Callable[[Shard], Facts]
+
+
+class _Worker:
+    """Adapts a Work to Ray Data; the facts travel as JSON, since their fields differ from shard to shard."""
+
+    def __init__(self, make: Callable[[], Work]) -> None:
+        self._work = make()
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, str]:
+        return {"facts": json.dumps(self._work(Shard(**row)))}
+
+
+def run(
+    shards: Sequence[Shard], make: Callable[[], Work], *, workers: int | None, use_gpu: bool = False
+) -> Iterator[Facts]:
+    """The facts of every shard as it ends; `make` builds the work once in each actor (and there loads a model)."""
+    if not shards:
+        return
+    gpus = cluster.gpus() if use_gpu else 0
+    size = min(len(shards), workers or gpus or cluster.cpus())
+    resources: dict[str, float] = {"num_gpus": 1} if gpus else {"num_cpus": 1}
+    rows = ray.data.from_items([asdict(shard) for shard in shards], override_num_blocks=len(shards))
+    done = rows.map(_Worker, fn_constructor_args=(make,), compute=ray.data.ActorPoolStrategy(size=size), **resources)
+    for row in done.iter_rows():
+        yield json.loads(row["facts"])
+
+
+def followed(facts: Iterator[Facts], *, total: int, what: str) -> list[Facts]:
+    """Gather the facts, and log every two seconds how far the work is."""
+    gathered: list[Facts] = []
+    started = said = time.monotonic()
+    objects = bad = 0
+    for fact in facts:
+        gathered.append(fact)
+        objects += fact["objects"]
+        bad += fact.get("quarantined", 0)
+        now = time.monotonic()
+        if now - said >= 2 or objects == total:
+            said = now
+            rate = objects / max(now - started, 1e-9)
+            left = (total - objects) / rate
+            log.info(
+                "%s %s of %s objects, %.0f/s, %.0f s left, %s quarantined",
+                *(what, f"{objects:,}", f"{total:,}", rate, left, f"{bad:,}"),
+            )
+    return gathered

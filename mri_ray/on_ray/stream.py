@@ -1,0 +1,105 @@
+"""Prepared rows -> the batches of one training worker, streamed by Ray Data from storage in every epoch."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray.data
+
+from mri_ray.archive.storage import Location
+from mri_ray.learn.plan import CHUNK_ROWS, Rows, epoch_order, share
+from mri_ray.prepare.augment import AugmentConfig, apply, draw
+
+Arrays = dict[str, np.ndarray]
+READ_CPUS = (
+    0.25  # of a reading task: it waits for storage half the time, and small machines must fit it beside training
+)
+READERS = 4  # files of a window read at once
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Prepared:
+    """The files that hold prepared rows, in the order that `Rows.part` counts."""
+
+    location: Location
+    names: tuple[str, ...]
+    size: int  # of a side of a picture, in pixels
+
+    def pixels(self, rows: Rows) -> np.ndarray:
+        """Pixels of the rows, uint8 (N, 1, size, size), in their order; only the row groups that hold them are read."""
+        pictures = np.empty((len(rows), 1, self.size, self.size), np.uint8)
+
+        def fill(part: int) -> None:
+            filesystem, root = self.location.arrow()
+            mine = np.flatnonzero(rows.part == part)
+            with pq.ParquetFile(f"{root}/{self.names[part]}", filesystem=filesystem) as file:
+                groups = rows.place[mine] // CHUNK_ROWS
+                for group in np.unique(groups):
+                    here = mine[groups == group]
+                    column = file.read_row_group(int(group), columns=["pixels"])["pixels"]
+                    taken = pa.concat_arrays(column.take(rows.place[here] % CHUNK_ROWS).chunks)
+                    pictures[here] = np.frombuffer(taken.buffers()[1], np.uint8).reshape(-1, *pictures.shape[1:])
+
+        with ThreadPoolExecutor(READERS) as pool:
+            list(pool.map(fill, np.unique(rows.part).tolist()))
+        return pictures
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Stream:
+    """One worker's share of one side, from epoch `first` up to and without epoch `last`.
+
+    batch: rows of a global batch when training (the order is shuffled, the remainder left out); None when evaluating
+    (every row once, in archive order). Everything follows from the seed and the epoch, not from what ran before.
+    """
+
+    prepared: Prepared
+    rows: Rows
+    rank: int
+    workers: int
+    window: int
+    first: int = 0
+    last: int = 1
+    seed: int = 0
+    batch: int | None = None
+    augment: AugmentConfig | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch is not None:  # a whole number of the worker's batches, so that no batch spans two epochs
+            mine = self.batch // self.workers
+            object.__setattr__(self, "window", max(1, self.window // mine) * mine)
+
+    def order(self, epoch: int) -> np.ndarray:
+        """Positions into `rows` that this worker reads in an epoch."""
+        if self.batch is None:
+            order = np.arange(len(self.rows))
+        else:
+            order = epoch_order(self.rows, seed=self.seed, epoch=epoch, window=self.window, batch=self.batch)
+        return share(order, self.rank, self.workers)
+
+    def batches(self, size: int) -> Iterator[Arrays]:
+        """pixels uint8 (B, 1, S, S), label int64 (B,), row int64 (B,) into `rows`; B = size, or less at the end."""
+        windows = self._windows() * (self.last - self.first)
+        if not windows:
+            return iter(())
+        numbers = ray.data.range(windows, override_num_blocks=windows)
+        data = numbers.map_batches(self._read, batch_size=None, num_cpus=READ_CPUS)
+        data.context.execution_options.preserve_order = True
+        return iter(data.iter_batches(batch_size=size, prefetch_batches=2))
+
+    def _windows(self) -> int:
+        return -(-len(self.order(self.first)) // self.window)
+
+    def _read(self, numbers: Arrays) -> Arrays:
+        """The rows of one window (numbers["id"] holds one), read, and augmented when training."""
+        epoch, window = divmod(int(numbers["id"][0]), self._windows())
+        epoch += self.first
+        order = self.order(epoch)[window * self.window : (window + 1) * self.window]
+        rows = self.rows.take(order)
+        pixels = self.prepared.pixels(rows)
+        if self.augment is not None:
+            pixels = apply(pixels, draw(self.augment, seed=self.seed, epoch=epoch, row_ids=rows.row_id.tolist()))
+        return {"pixels": pixels, "label": rows.label.astype(np.int64), "row": order}

@@ -1,0 +1,280 @@
+"""The training job: archive -> prepared rows -> cohort -> network -> bundle, evaluated on every side of the split."""
+
+import logging
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray.train
+import ray.train.torch
+import torch
+
+from mri_ray.archive import outputs
+from mri_ray.archive.identity import digest, digest_json
+from mri_ray.archive.manifest import Manifest
+from mri_ray.archive.storage import Location
+from mri_ray.cohort import sides
+from mri_ray.cohort.assemble import INDEX, Cohort, assemble, keys
+from mri_ray.cohort.labels import labels_from_file, labels_from_folders
+from mri_ray.cohort.split import SIDES, TRAIN, VALIDATION
+from mri_ray.errors import TrainingFailed
+from mri_ray.learn import bundle as bundles
+from mri_ray.learn.bundle import Bundle
+from mri_ray.learn.model import build, count_parameters
+from mri_ray.learn.plan import Rows
+from mri_ray.on_ray import cluster, ingest, score_shards, train_worker
+from mri_ray.on_ray.settings import TrainRun
+from mri_ray.on_ray.stream import Prepared
+from mri_ray.predict import snapshot
+from mri_ray.report import answers, examples, pages
+from mri_ray.report.facts import TrainingFacts
+from mri_ray.report.record import Record, judge, versions
+
+Weights = dict[str, torch.Tensor]
+
+log = logging.getLogger(__name__)
+
+
+HEADLINE = "Figures of a network trained and tested on slices of this archive, by side of the split."
+
+
+def run(settings: TrainRun, *, headline: str = HEADLINE) -> Record:
+    """Train, evaluate and report; all of it lies below `settings.output` afterwards.
+
+    headline: what the report says its figures are about.
+    """
+    job = _Job(settings, headline)
+    with cluster.connected(settings.ray):
+        job.run()
+    return job.record
+
+
+class _Job:
+    """Where the things of one run lie, and its steps in their order."""
+
+    def __init__(self, settings: TrainRun, headline: str) -> None:
+        self.settings = settings
+        self.headline = headline
+        self.archive = Location.of(settings.archive, settings.storage)
+        self.output = Location.of(settings.output, settings.storage)
+        self.archive.check()
+        self.output.check(must_exist=False)
+        self.labels = (
+            labels_from_file(Location.of(settings.labels, settings.storage), settings.classes)
+            if settings.labels
+            else None
+        )
+        self.record = Record("train", settings)
+
+    def run(self) -> None:
+        settings, record = self.settings, self.record
+        with record.stage("listing"):
+            self._list()
+        with record.stage("preparing"):
+            ingest.prepare_all(self.source, self.prepared, workers=settings.shards.workers)
+        cohort = self._cohort()
+        with record.stage("training"):
+            weights, history = self._fit(cohort)
+        bundle = self._bundle(weights, cohort)
+        with record.stage("evaluating"):
+            found = self._score(bundle)
+            facts = self._facts(bundle, history, cohort, found)
+        self._publish(replace(bundle, metrics=facts.metrics), facts, cohort, found)
+
+    def _list(self) -> None:
+        settings = self.settings
+        manifest = Manifest(self.output / "manifest")
+        update = ingest.take_stock(self.archive, manifest, settings.shards)
+        source = ingest.FromArchive(
+            archive=self.archive, manifest=manifest, decode=settings.decode, prepare=settings.prepare
+        )
+        cache = Location.of(settings.cache, settings.storage) if settings.cache else self.output / "prepared"
+        self.prepared = ingest.prepared_location(cache, source)
+        manifest.add_retry(outputs.to_retry(manifest.pinned(), self.prepared), after=update.listing)
+        self.manifest = manifest.pinned()  # what another run adds from now on is that run's affair
+        self.source = replace(source, manifest=self.manifest)
+
+    def _cohort(self) -> Cohort:
+        settings = self.settings
+        index = outputs.live(self.manifest, self.prepared, [*INDEX])
+        judge(*_quarantined(index), settings.max_quarantined_fraction)
+        labels = self.labels
+        if labels is None:
+            labels, _ = labels_from_folders(keys(index, self.archive.uri), settings.classes)
+        cohort = assemble(index, archive_uri=self.archive.uri, labels=labels, split=settings.split, seed=settings.seed)
+        for side, counts in cohort.counts().items():
+            log.info("%s: %s", side, ", ".join(f"{number:,} {name}" for name, number in counts.items()))
+        for warning in cohort.warnings():
+            log.warning(warning)
+            self.record.values["warnings"].append(warning)
+        return cohort
+
+    def _fit(self, cohort: Cohort) -> tuple[Weights, list[train_worker.Epoch]]:
+        settings = self.settings
+        prepared = Prepared(
+            location=self.prepared,
+            names=tuple(outputs.name(shard) for shard in self.manifest.shards()),
+            size=settings.prepare.size,
+        )
+        task = train_worker.Task(
+            model=settings.model,
+            optimiser=settings.optimiser,
+            augment=settings.augment,
+            settings=settings.train,
+            seed=settings.seed,
+            prepared=prepared,
+            train=_rows(cohort, TRAIN),
+            validation=_rows(cohort, VALIDATION),
+        )
+        checkpoints = self.output / "checkpoints"
+        filesystem, path = checkpoints.arrow()
+        # The same settings on the same data go on where a killed run stopped; anything else starts anew.
+        decisive = {name: value for name, value in asdict(settings).items() if name not in ("output", "ray")}
+        trainer = ray.train.torch.TorchTrainer(
+            train_worker.train,
+            train_loop_config={"task": task},
+            scaling_config=_scaling(settings.train.workers),
+            run_config=ray.train.RunConfig(
+                name=digest("fit", digest_json(decisive), self.manifest.digest()),
+                storage_path=path,
+                storage_filesystem=filesystem,
+                failure_config=ray.train.FailureConfig(max_failures=settings.train.max_failures),
+                checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
+            ),
+        )
+        try:
+            result = trainer.fit()
+        except ray.train.TrainingFailedError as exc:
+            raise TrainingFailed(f"training: {_cause(exc)}") from exc
+        assert result.checkpoint is not None, "a training that ended has reported an epoch"
+        with result.checkpoint.as_directory() as folder:
+            found = train_worker.read_checkpoint(Path(folder))
+        checkpoints.delete_all()  # the bundle holds what is worth keeping; a finished name must not be resumed
+        return found
+
+    def _bundle(self, weights: Weights, cohort: Cohort) -> Bundle:
+        settings = self.settings
+        training = {
+            "archive": self.archive.uri,
+            "fingerprint": self.manifest.digest(),
+            "split": asdict(settings.split) | {"seed": settings.seed},
+            "counts": cohort.counts(),
+            "leakage": asdict(cohort.leakage),
+        }
+        return Bundle(
+            model=replace(settings.model, pretrained=None),
+            prepare=settings.prepare,
+            weights=weights,
+            training=training,
+            versions=versions(),
+        )
+
+    def _score(self, bundle: Bundle) -> snapshot.Snapshot:
+        """Answers of the bundle for every prepared row, through the same path that scores archives."""
+        place = self.output / "bundle"
+        bundles.save(bundle, place)
+        results = score_shards.generation(self.output / "results", bundle.digest, self.settings.decode)
+        task = score_shards.Task(
+            source=ingest.FromPrepared(prepared=self.prepared, size=bundle.prepare.size),
+            bundle=place,
+            results=results,
+            run_id=self.record.run_id,
+            precision=self.settings.train.precision,
+        )
+        score_shards.score_all(task, self.manifest, workers=self.settings.shards.workers)
+        return snapshot.build(self.manifest, results, self.output / "snapshots")
+
+    def _facts(
+        self, bundle: Bundle, history: list[train_worker.Epoch], cohort: Cohort, found: snapshot.Snapshot
+    ) -> TrainingFacts:
+        results = answers.read(Location.of(found.uri, self.settings.storage))
+        row_ids = cohort.index["row_id"].combine_chunks()
+        label = answers.lookup(results["row_id"], row_ids, cohort.label, -1)
+        side = np.array([*SIDES, ""])[answers.lookup(results["row_id"], row_ids, cohort.side, len(SIDES))]
+        labelled = answers.answers(results, label=label, side=side)
+        figures = answers.by_side(labelled, temperature=bundle.temperature, threshold=bundle.threshold)
+        shown = "test" if "test" in figures else "validation"
+        chosen = examples.choose(labelled, bundle.threshold, side=shown)
+        return TrainingFacts(
+            run_id=self.record.run_id,
+            archive=self.archive.uri,
+            headline=self.headline,
+            counts=found.counts,
+            reasons=found.reasons,
+            answers=labelled,
+            metrics=figures,
+            threshold=bundle.threshold,
+            bundle_digest=bundle.digest,
+            examples=examples.pictures(
+                chosen, labelled, results, (self.archive, self.settings.decode, self.settings.prepare)
+            ),
+            warnings=self.record.values["warnings"],
+            timings_s=self.record.timings_s,
+            versions=versions(),
+            settings=self.record.values["settings"],
+            history=history,
+            best_epoch=train_worker.best_epoch(history),
+            split_by=self.settings.split.by,
+            split=cohort.counts(),
+            leakage=asdict(cohort.leakage),
+            parameters=count_parameters(build(bundle.model)),
+        )
+
+    def _publish(self, bundle: Bundle, facts: TrainingFacts, cohort: Cohort, found: snapshot.Snapshot) -> None:
+        place = self.output / "bundle"
+        place.write_table(sides.NAME, sides.table(cohort))
+        bundles.save(bundle, place)
+        self.output.write("report.html", pages.training_page(facts).encode())
+        self.record.note(
+            counts=found.counts,
+            reasons=found.reasons,
+            metrics=facts.metrics,
+            split=facts.split,
+            leakage=facts.leakage,
+            history=facts.history,
+            best_epoch=facts.best_epoch,
+            results=found.uri,
+            bundle=place.uri,
+            bundle_digest=bundle.digest,
+            prepare_digest=bundle.prepare.digest(),
+            report=self.output.uri_of("report.html"),
+        )
+        self.record.write(self.output)
+
+
+def _quarantined(index: pa.Table) -> tuple[dict[str, int], dict[str, int]]:
+    """Objects in all and without any slice, and rows by reason."""
+    usable = pc.unique(index["object_id"].filter(pc.is_null(index["reason"])))
+    objects = pc.count_distinct(index["object_id"]).as_py()
+    reasons = pc.value_counts(index["reason"].drop_null()).to_pylist()
+    return (
+        {"objects": objects, "quarantined": objects - len(usable)},
+        {entry["values"]: entry["counts"] for entry in reasons},
+    )
+
+
+def _rows(cohort: Cohort, side: int) -> Rows:
+    mine = np.flatnonzero(cohort.side == side)
+    return Rows(
+        part=cohort.index["part"].to_numpy()[mine],
+        place=cohort.index["place"].to_numpy()[mine],
+        label=cohort.label[mine],
+        row_id=cohort.index["row_id"].to_numpy()[mine],
+    )
+
+
+def _scaling(workers: int) -> ray.train.ScalingConfig:
+    """A GPU for each worker when the cluster has any; else at most half the cluster's CPUs, so that reading fits."""
+    if cluster.gpus():
+        return ray.train.ScalingConfig(num_workers=workers, use_gpu=True)
+    share = min(1.0, cluster.cpus() / 2 / workers)
+    return ray.train.ScalingConfig(num_workers=workers, resources_per_worker={"CPU": share})
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost reason of a failed training, without the traces around it."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__

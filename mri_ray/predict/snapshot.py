@@ -1,0 +1,117 @@
+"""The finished shards of one generation -> the snapshot: the rows of all live objects, each once.
+
+Passes over tables, cheap to repeat: nothing is decoded or predicted here. Only ids, digests and states of the whole
+archive are held at once (about 200 bytes a row); all other columns pass through shard by shard.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mri_ray.archive import outputs
+from mri_ray.archive.identity import digest
+from mri_ray.archive.manifest import Manifest
+from mri_ray.archive.storage import Location
+from mri_ray.records import RESULTS, Flag, State
+
+COUNTS = "_counts.json"  # written last; readers of Parquet folders pass over names that begin so
+_KEPT = ["object_id", "version_id", "uri", "reason", "flags", "pixel_digest", "state"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """Where the snapshot lies, and the archive as it is now: objects by state, rows by reason."""
+
+    uri: str
+    counts: dict[str, int]
+    reasons: dict[str, int]
+    rows: int
+
+
+def build(manifest: Manifest, generation: Location, snapshots: Location) -> Snapshot:
+    """Publish the snapshot of a generation whose shards are all there, or find it already published.
+
+    The last shard that holds a version wins (a retry supersedes the first try). AssertionError when the objects do
+    not add up: that would be our mistake.
+    """
+    name = digest("snapshot", generation.uri, manifest.digest())
+    target = snapshots / name
+    if target.exists(COUNTS):
+        return Snapshot(**json.loads(target.read(COUNTS)))
+    objects = _objects(manifest, generation)
+    kept = _duplicates(objects)
+    states = np.where(pc.is_valid(kept).to_numpy(), State.DUPLICATE.value, objects["state"].to_numpy())
+    overlay = pa.table(
+        {
+            "version_id": objects["version_id"],
+            "part": objects["part"],
+            "new_state": pa.array(states, pa.string()),
+            "kept": kept,
+        }
+    )
+    reasons: dict[str, int] = {}
+    rows = 0
+    for number, shard in enumerate(manifest.shards()):
+        table = _publish(generation.read_table(outputs.name(shard)), number, overlay)
+        if not table.num_rows:
+            continue
+        target.write_table(f"part-{number:06d}.parquet", table)
+        rows += table.num_rows
+        for entry in pc.value_counts(table["reason"].drop_null()).to_pylist():
+            reasons[entry["values"]] = reasons.get(entry["values"], 0) + entry["counts"]
+    counts = {"objects": objects.num_rows} | {state.value: int((states == state.value).sum()) for state in State}
+    assert counts["objects"] == sum(counts[state.value] for state in State), counts
+    result = Snapshot(uri=target.uri, counts=counts, reasons=reasons, rows=rows)
+    target.write(COUNTS, json.dumps(asdict(result)).encode())
+    return result
+
+
+def _objects(manifest: Manifest, generation: Location) -> pa.Table:
+    """One row a live object, ascending by URI: version_id, object_id, uri, state, part, digest of all its pixels.
+
+    The digest is null for what is never called a copy of another: an object with a failed frame or a blank slice.
+    """
+    rows = outputs.live(manifest, generation, _KEPT)
+    blank = pa.array([Flag.BLANK.value in flags for flags in rows["flags"].to_pylist()], pa.bool_())
+    plain = pc.and_(pc.is_null(rows["reason"]), pc.invert(blank))
+    keys = ["version_id", "object_id", "uri", "state", "part"]
+    grouped = (
+        rows.select(keys)
+        .append_column("picture", pc.if_else(plain, rows["pixel_digest"], pa.scalar(None, pa.string())))
+        .group_by(keys, use_threads=False)
+        .aggregate([("picture", "list")])
+        .sort_by("uri")
+    )
+    # Joining a list that holds a null gives null: one frame that does not count and the object does not.
+    return grouped.select(keys).append_column("digest", pc.binary_join(grouped["picture_list"], " "))
+
+
+def _duplicates(objects: pa.Table) -> pa.Array:
+    """For each object (ascending by URI) the object_id of the first with the same pixels, null for the first itself."""
+    digests = objects["digest"].combine_chunks()
+    codes = digests.dictionary_encode()
+    indices = codes.indices.fill_null(-1).to_numpy()
+    first = np.full(len(codes.dictionary), -1, np.int64)
+    known = np.flatnonzero(indices >= 0)
+    first[indices[known][::-1]] = known[::-1]  # the earliest is written last
+    leader = np.where(indices >= 0, first[indices] if len(first) else -1, -1)
+    copies = (leader >= 0) & (leader != np.arange(len(leader)))
+    ids = objects["object_id"].combine_chunks()
+    return ids.take(pa.array(np.where(copies, leader, 0), mask=~copies))
+
+
+def _publish(table: pa.Table, number: int, overlay: pa.Table) -> pa.Table:
+    """The shard's rows that belong to the snapshot, with their final states, in the shard's order."""
+    here = overlay.filter(pc.equal(overlay["part"], number))
+    place = pc.index_in(table["version_id"], value_set=here["version_id"])
+    table = table.filter(pc.is_valid(place))
+    place = place.drop_null()
+    table = table.set_column(
+        table.schema.get_field_index("state"), RESULTS.field("state"), here["new_state"].take(place)
+    )
+    return table.set_column(
+        table.schema.get_field_index("duplicate_of"), RESULTS.field("duplicate_of"), here["kept"].take(place)
+    ).cast(RESULTS)

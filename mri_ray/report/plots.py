@@ -1,0 +1,197 @@
+"""Plots as inline SVG, and pictures as data URIs: numbers in, text out, the same numbers giving the same bytes.
+
+Colours are CSS variables of the page (`--ink`, `--faint`, `--first`, `--second`, `--paper`), so that one drawing suits
+light and dark pages. Text stays text and takes the page's font.
+"""
+
+import base64
+import io
+import re
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from numpy.typing import ArrayLike
+from PIL import Image
+
+from mri_ray import metrics
+
+# Colours that stand for a variable of the page: drawn by matplotlib, then put in its place.
+INK, FAINT, FIRST, SECOND, PAPER = "#010101", "#020202", "#030303", "#040404", "#050505"
+_VARIABLES = {INK: "--ink", FAINT: "--faint", FIRST: "--first", SECOND: "--second", PAPER: "--paper"}
+
+_STYLE = {
+    "svg.fonttype": "none",
+    "font.family": "DejaVu Sans",  # measured with the font that matplotlib brings, shown in the page's
+    "font.size": 9,
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "text.color": INK,
+    "xtick.color": FAINT,
+    "ytick.color": FAINT,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "lines.linewidth": 1.6,
+    "path.simplify": True,
+}
+
+WIDTH_IN, HEIGHT_IN = 4.4, 3.1
+ROC_POINTS = 300  # a curve of a page needs no more
+BINS = 25
+
+
+def picture(pixels: np.ndarray) -> str:
+    """uint8 (H, W) -> PNG as a data URI."""
+    held = io.BytesIO()
+    Image.fromarray(pixels).save(held, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(held.getvalue()).decode()
+
+
+def learning_curves(history: Sequence[Mapping[str, Any]], best_epoch: int) -> list[str]:
+    """Loss, accuracy and AUROC by epoch, one drawing each; history as in `facts.TrainingFacts`."""
+    panels = {
+        "Loss": ("train_loss", "validation_loss"),
+        "Accuracy": ("train_accuracy", "validation_accuracy"),
+        "AUROC": ("validation_auroc",),
+    }
+    return [_curve(title, keys, history, best_epoch) for title, keys in panels.items()]
+
+
+def _curve(title: str, keys: Sequence[str], history: Sequence[Mapping[str, Any]], best_epoch: int) -> str:
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _axes(title, "epoch", "")
+        epochs = [line["epoch"] for line in history]
+        for key in keys:
+            side = key.partition("_")[0]
+            values = [np.nan if line[key] is None else line[key] for line in history]
+            axes.plot(
+                epochs,
+                values,
+                color=FIRST if side == "train" else SECOND,
+                linestyle="--" if side == "train" else "-",
+                marker="o",
+                markersize=3 if len(epochs) < 40 else 0,
+                label="training" if side == "train" else side,
+            )
+        axes.axvline(best_epoch, color=FAINT, linewidth=1, linestyle=":", label=f"best epoch: {best_epoch}")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.legend()
+        return _svg(figure, f"curve-{title}", f"{title} by epoch; best epoch {best_epoch} of {len(epochs)}")
+
+
+def confusion(counts: Mapping[str, int]) -> str:
+    """counts: tp, fp, tn, fn. Rows are the truth, columns the decision."""
+    grid = np.array([[counts["tn"], counts["fp"]], [counts["fn"], counts["tp"]]])
+    share = grid / np.maximum(grid.sum(axis=1, keepdims=True), 1)
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _axes("Confusion matrix", "decision", "truth")
+        for row in range(2):
+            for column in range(2):
+                right = row == column
+                axes.fill_between(
+                    [column - 0.48, column + 0.48],
+                    row - 0.48,
+                    row + 0.48,
+                    color=FIRST if right else SECOND,
+                    alpha=0.08 + 0.5 * share[row, column],
+                    linewidth=0,
+                )
+                axes.text(column, row - 0.08, f"{grid[row, column]:,}", ha="center", va="center", size=14)
+                axes.text(column, row + 0.22, f"{share[row, column]:.1%} of row", ha="center", va="center", size=8)
+        axes.set(xticks=[0, 1], yticks=[0, 1], xlim=(-0.5, 1.5), ylim=(1.5, -0.5))
+        axes.set_xticklabels(["negative", "positive"])
+        axes.set_yticklabels(["normal", "tumor"])
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        alt = ", ".join(f"{name} {counts[name]}" for name in ("tp", "fp", "tn", "fn"))
+        return _svg(figure, "confusion", f"Confusion matrix: {alt}")
+
+
+def roc(labels: ArrayLike, scores: ArrayLike, *, operating: tuple[float, float] | None = None) -> str:
+    """operating: false and true positive rate at the threshold in use. Raises ValueError with one class only."""
+    false, true = thinned(*metrics.roc_curve(labels, scores)[:2])
+    area = metrics.auroc(labels, scores)
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _axes("ROC", "false positive rate (1 - specificity)", "sensitivity")
+        axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=":")
+        axes.plot(false, true, color=FIRST, label=f"AUROC {area:.4f}")
+        if operating is not None:
+            axes.plot(*operating, marker="o", color=SECOND, linestyle="", label="at the threshold")
+        axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
+        axes.legend(loc="lower right")
+        return _svg(figure, "roc", f"ROC curve with an area of {area:.4f}")
+
+
+def thinned(false: np.ndarray, true: np.ndarray, points: int = ROC_POINTS) -> tuple[np.ndarray, np.ndarray]:
+    """At most `points` of a ROC curve's K points, spread evenly along it, both ends kept."""
+    if len(false) <= points:
+        return false, true
+    along = false + true  # never falls, from 0 to 2
+    chosen = np.unique(np.searchsorted(along, np.linspace(0, along[-1], points)).clip(max=len(along) - 1))
+    chosen[0], chosen[-1] = 0, len(along) - 1
+    return false[chosen], true[chosen]
+
+
+def score_histogram(probabilities: ArrayLike, labels: ArrayLike | None, threshold: float) -> str:
+    """With labels (1, 0) the share of each class by score, without them the number of slices on a log axis."""
+    values = np.asarray(probabilities)
+    edges = np.linspace(0, 1, BINS + 1)
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _axes("Scores", "probability of tumor", "slices" if labels is None else "share of its class")
+        if labels is None:
+            axes.stairs(np.histogram(values, edges)[0], edges, color=FIRST, fill=True, alpha=0.6)
+            axes.set_yscale("symlog", linthresh=1)
+            axes.set_ylim(bottom=0)
+        else:
+            truth = np.asarray(labels)
+            for label, name, colour in ((0, "normal", FIRST), (1, "tumor", SECOND)):
+                mine = values[truth == label]
+                if len(mine):
+                    share = np.histogram(mine, edges)[0] / len(mine)
+                    axes.stairs(share, edges, color=colour, fill=True, alpha=0.3)
+                    axes.stairs(share, edges, color=colour, linewidth=1.4, label=f"{name} ({len(mine):,})")
+            axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.axvline(threshold, color=INK, linewidth=1, linestyle=":", label=f"threshold {threshold:g}")
+        axes.set_xlim(0, 1)
+        axes.legend()
+        return _svg(figure, "scores", f"Distribution of the probability of tumor over {len(values):,} slices")
+
+
+def _axes(title: str, x: str, y: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(WIDTH_IN, HEIGHT_IN), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set(title=title, xlabel=x, ylabel=y)
+    axes.patch.set_visible(False)
+    return figure, axes
+
+
+def _svg(figure: Figure, name: str, alt: str) -> str:
+    """The figure as an element of a page; `name` keeps its ids apart from those of other drawings there."""
+    held = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": name}):
+        FigureCanvasSVG(figure).print_svg(held, metadata={"Date": None})
+    text = held.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", text, flags=re.DOTALL)
+    text = re.sub(r"<defs>\s*</defs>", "", text)
+    text = re.sub(r'<g id="[^"]*"', "<g", text)  # numbers that every drawing shares
+    text = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", text)
+    for colour, variable in _VARIABLES.items():
+        text = text.replace(colour, f"var({variable})")
+    box = re.search(r'viewBox="([^"]*)"', text)
+    assert box is not None
+    body = text[text.index(">") + 1 :]
+    return f'<svg class="plot" role="img" aria-label="{escape(alt)}" viewBox="{box[1]}">{body}'.replace("\n", "")

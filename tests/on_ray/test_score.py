@@ -1,0 +1,133 @@
+"""Scoring whole archives: every object in one state, nothing twice, the same answers everywhere."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from mri_ray import config
+from mri_ray.archive.storage import Location
+from mri_ray.errors import BundleError, TooManyQuarantined
+from mri_ray.on_ray import score
+from mri_ray.on_ray.settings import ScoreRun
+
+SHARDS = {"objects": 25, "workers": 2}
+
+
+def run(archive, trained: dict, output, **settings) -> dict:
+    given = {"archive": str(archive), "bundle": trained["bundle"], "output": str(output), "shards": SHARDS}
+    return score.run(config.build(ScoreRun, given | settings)).values
+
+
+def rows(values: dict):
+    location = Location.of(values["results"])
+    filesystem, path = location.arrow()
+    return pq.read_table(path, filesystem=filesystem).sort_by("row_id")
+
+
+def same_answers(one, other) -> bool:
+    assert one["row_id"].to_pylist() == other["row_id"].to_pylist()
+    difference = np.abs(one["probability"].to_numpy() - other["probability"].to_numpy())
+    assert np.array_equal(np.isnan(one["probability"].to_numpy()), np.isnan(other["probability"].to_numpy()))
+    return bool(np.nanmax(difference) <= 1e-6)
+
+
+@pytest.fixture
+def pictures(archive, tmp_path) -> Path:
+    """A copy of the archive that a test may change, without the labels file."""
+    folder = tmp_path / "pictures"
+    shutil.copytree(archive, folder, ignore=shutil.ignore_patterns("labels.csv"))
+    return folder
+
+
+def test_the_same_answers_as_in_training_and_their_sides(ray_cluster, archive, trained, tmp_path):
+    values = run(archive, trained, tmp_path, labels=str(archive / "labels.csv"))
+    assert same_answers(rows(values), rows(trained))
+    for side in ("train", "validation", "test"):
+        assert values["metrics"][side]["n"] == trained["metrics"][side]["n"]
+        assert values["metrics"][side]["auroc"] == pytest.approx(trained["metrics"][side]["auroc"], abs=1e-6)
+    assert any("were used to train or choose this bundle" in warning for warning in values["warnings"])
+    written = json.loads((tmp_path / "run.json").read_text())
+    assert written["results"] == values["results"]
+    assert "<html" in (tmp_path / "report.html").read_text()
+
+
+def test_archive_bundle_and_output_on_object_storage(ray_cluster, archive, trained, s3_prefix, tmp_path):
+    remote = Location.of(s3_prefix)
+    for path in sorted(archive.rglob("*")):
+        if path.is_file():
+            (remote / "archive").write(str(path.relative_to(archive)), path.read_bytes())
+    local_bundle = Path(trained["bundle"].removeprefix("file://"))
+    for path in local_bundle.iterdir():
+        (remote / "bundle").write(path.name, path.read_bytes())
+    values = run(f"{s3_prefix}/archive", trained | {"bundle": f"{s3_prefix}/bundle"}, f"{s3_prefix}/out")
+    assert same_answers(rows(values), rows(trained))
+    assert json.loads((remote / "out").read("run.json"))["counts"] == trained["counts"]
+
+
+def test_a_rerun_does_only_what_is_new_or_changed(ray_cluster, archive, trained, pictures, tmp_path):
+    names = sorted(path for path in pictures.rglob("*") if path.is_file())
+    new = [names.pop(), names.pop()]
+    held = [path.read_bytes() for path in new]
+    for path in new:
+        path.unlink()
+    output = tmp_path / "out"
+    first = run(pictures, trained, output)
+    assert first["this_run"]["objects"] == first["counts"]["objects"] == 118
+
+    again = run(pictures, trained, output)
+    assert again["this_run"] | {"objects_per_s": 0} == {
+        "objects": 0,
+        "quarantined": 0,
+        "shards": 0,
+        "shards_there": 5,
+        "new": 0,
+        "known": 118,
+        "gone": 0,
+        "objects_per_s": 0,
+    }
+    assert again["results"] == first["results"]
+
+    for path, data in zip(new, held, strict=True):
+        path.write_bytes(data)
+    names[0].write_bytes(names[1].read_bytes())  # changed, and now a copy of its neighbour
+    names[2].unlink()
+    last = run(pictures, trained, output)
+    assert last["this_run"]["objects"] == 3
+    assert last["counts"] == {"objects": 119, "scored": 118, "quarantined": 0, "duplicate": 1, "skipped": 0}
+    fresh = run(pictures, trained, tmp_path / "fresh")
+    assert same_answers(rows(last), rows(fresh))
+    assert (
+        rows(last).select(["uri", "state", "duplicate_of"]).equals(rows(fresh).select(["uri", "state", "duplicate_of"]))
+    )
+
+
+def test_duplicates_name_the_first_by_uri_and_have_its_answer(ray_cluster, trained, pictures, tmp_path):
+    names = sorted(path for path in pictures.rglob("*") if path.is_file())
+    shutil.copy(names[5], pictures / f"zz{names[5].suffix}")
+    values = run(pictures, trained, tmp_path / "out")
+    by_uri = {row["uri"].rpartition("/")[2]: row for row in rows(values).to_pylist()}
+    copy, first = by_uri[f"zz{names[5].suffix}"], by_uri[names[5].name]
+    assert (copy["state"], copy["duplicate_of"]) == ("duplicate", first["object_id"])
+    assert (first["state"], first["duplicate_of"]) == ("scored", None)
+    assert copy["probability"] == pytest.approx(first["probability"], abs=1e-6)
+
+
+def test_too_many_bad_objects_end_the_run_after_all_is_written(ray_cluster, trained, pictures, tmp_path):
+    for i in range(20):
+        (pictures / f"bad{i}.jpg").write_bytes(b"\xff\xd8\xff but no more")
+    with pytest.raises(TooManyQuarantined, match=r"at most 0.1 .* 20 of 140"):
+        run(pictures, trained, tmp_path / "out")
+    counts = json.loads((tmp_path / "out" / "run.json").read_text())["counts"]
+    assert counts == {"objects": 140, "scored": 120, "quarantined": 20, "duplicate": 0, "skipped": 0}
+    again = run(pictures, trained, tmp_path / "out", max_quarantined_fraction=0.2)
+    assert again["this_run"]["objects"] == 0
+
+
+def test_a_bundle_that_is_none_stops_before_ray(archive, trained, tmp_path):
+    with pytest.raises(BundleError, match=r"bundle.json: must be there"):
+        run(archive, trained | {"bundle": str(tmp_path / "none")}, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,84 @@
+"""What an epoch holds does not depend on who reads it, nor on where a run was taken up again."""
+
+import numpy as np
+import pytest
+
+from mri_ray.archive.storage import Location
+from mri_ray.learn.plan import CHUNK_ROWS, Rows
+from mri_ray.on_ray.stream import Prepared, Stream
+from mri_ray.prepare.augment import AugmentConfig
+from mri_ray.prepare.objects import Row, to_table
+
+SIZE = 8
+ROWS = 150
+
+
+@pytest.fixture
+def prepared(tmp_path) -> Prepared:
+    """Two files of prepared rows whose pixels tell their number; every tenth row is a failure."""
+    location = Location.of(str(tmp_path))
+    for part in range(2):
+        table = to_table((make_row(part * ROWS + i) for i in range(ROWS)), SIZE)
+        location.write_table(f"{part}.parquet", table, row_group_size=CHUNK_ROWS)
+    return Prepared(location=location, names=("0.parquet", "1.parquet"), size=SIZE)
+
+
+def make_row(number: int) -> Row:
+    failed = number % 10 == 0
+    known = {"row_id": str(number), "object_id": str(number), "version_id": str(number), "uri": f"file:///{number}"}
+    known |= {"member": None, "frame": 0, "size": 1, "etag": "", "detail": None, "width": SIZE, "height": SIZE}
+    pixels = None if failed else np.full((1, SIZE, SIZE), number % 256, np.uint8)
+    reason = "damaged.image" if failed else None
+    return Row(**known, flags=(), reason=reason, pixel_digest=None if failed else str(number), pixels=pixels)
+
+
+def usable() -> Rows:
+    number = np.array([i for i in range(2 * ROWS) if i % 10])
+    return Rows(
+        part=(number // ROWS).astype(np.int32),
+        place=(number % ROWS).astype(np.int32),
+        label=(number % 2).astype(np.int8),
+        row_id=number.astype(str),
+    )
+
+
+def gather(prepared: Prepared, *, workers: int, first: int = 0, last: int = 2, size: int = 32, **settings) -> list:
+    """By epoch: {row id: (label, pixels)} over all workers."""
+    rows = usable()
+    epochs: list[dict] = [{} for _ in range(first, last)]
+    for rank in range(workers):
+        stream = Stream(
+            prepared=prepared, rows=rows, rank=rank, workers=workers, first=first, last=last, window=100, **settings
+        )
+        per_epoch = len(stream.order(first))
+        seen = 0
+        for batch in stream.batches(size // workers):
+            for pixels, label, row in zip(batch["pixels"], batch["label"], batch["row"], strict=True):
+                epochs[seen // per_epoch][rows.row_id[row]] = (int(label), pixels.tobytes())
+                seen += 1
+        assert seen == per_epoch * (last - first)
+    return epochs
+
+
+def test_pixels_come_in_the_order_asked_for(prepared):
+    rows = usable()
+    order = np.random.default_rng(0).permutation(len(rows))[:70]
+    pixels = prepared.pixels(rows.take(order))
+    assert pixels.shape == (70, 1, SIZE, SIZE)
+    assert np.array_equal(pixels[:, 0, 0, 0], rows.row_id[order].astype(int) % 256)
+
+
+def test_evaluation_sees_every_row_once(ray_cluster, prepared):
+    for workers in (1, 2):
+        (epoch,) = gather(prepared, workers=workers, last=1)
+        assert set(epoch) == set(usable().row_id)
+        assert all(label == int(row) % 2 and pixels[0] == int(row) % 256 for row, (label, pixels) in epoch.items())
+
+
+def test_an_epoch_is_the_same_for_any_number_of_workers_and_after_a_restart(ray_cluster, prepared):
+    settings = {"batch": 32, "seed": 4, "augment": AugmentConfig()}
+    alone = gather(prepared, workers=1, **settings)
+    assert alone[0] != alone[1]
+    assert all(len(epoch) == 256 for epoch in alone)
+    assert gather(prepared, workers=2, **settings) == alone
+    assert gather(prepared, workers=1, first=1, **settings) == alone[1:]

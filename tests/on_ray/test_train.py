@@ -1,0 +1,104 @@
+"""A small training on phantoms, from the archive to the bundle."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from mri_ray import config
+from mri_ray.archive.storage import Location
+from mri_ray.errors import ArchiveNotFound, LabelError, TooManyQuarantined
+from mri_ray.learn import bundle as bundles
+from mri_ray.on_ray import train
+from mri_ray.on_ray.settings import TrainRun
+
+
+def table(uri: str):
+    return pq.read_table(uri.removeprefix("file://"))
+
+
+def test_run_json_tells_what_others_rely_on(trained):
+    output = Path(trained["bundle"].removeprefix("file://")).parent
+    written = json.loads((output / "run.json").read_text())
+    assert written == json.loads(json.dumps(trained))
+    counts = dict(written["counts"])
+    assert counts.pop("objects") == sum(counts.values()) == 121  # and the labels file, which is no picture
+    assert counts["quarantined"] == 1
+    assert written["reasons"] == {"unknown.format": 1}
+    assert len(written["history"]) == 2
+    assert set(written["metrics"]) == {"train", "validation", "test"}
+    assert sum(side["n"] for side in written["metrics"].values()) == 120
+    assert "<html" in (output / "report.html").read_text()
+    assert not list((output / "checkpoints").rglob("*.safetensors"))  # the bundle holds what is worth keeping
+
+
+def test_the_bundle_is_that_of_the_results(trained):
+    bundle = bundles.load(Location.of(trained["bundle"]))
+    results = table(trained["results"])
+    assert set(results["bundle_digest"].to_pylist()) == {bundle.digest} == {trained["bundle_digest"]}
+    assert bundle.metrics == trained["metrics"]
+    assert bundle.training["counts"] == trained["split"]
+
+
+def test_the_best_epoch_is_kept_and_its_figures_are_those_of_the_results(trained):
+    best = trained["history"][trained["best_epoch"] - 1]
+    validation = trained["metrics"]["validation"]
+    assert validation["loss"] == pytest.approx(best["validation_loss"], abs=1e-5)
+    assert validation["accuracy"] == pytest.approx(best["validation_accuracy"])
+
+
+def test_one_worker_and_two_learn_from_the_same_rows_and_a_cache_is_used(
+    ray_cluster, small, archive, trained, tmp_path, caplog
+):
+    shutil.copytree(Path(trained["bundle"].removeprefix("file://")).parent / "prepared", tmp_path / "cache")
+    settings = config.build(
+        TrainRun,
+        small
+        | {
+            "archive": str(archive),
+            "labels": str(archive / "labels.csv"),
+            "output": str(tmp_path / "out"),
+            "cache": str(tmp_path / "cache"),
+            "train": small["train"] | {"workers": 1, "epochs": 1},
+        },
+    )
+    with caplog.at_level("INFO", logger="mri_ray"):
+        values = train.run(settings).values
+    assert values["split"] == trained["split"]
+    assert "prepared" not in "".join(record.message for record in caplog.records if "objects/s" in record.message)
+
+
+def test_no_labels_and_too_many_bad_objects_are_refused_before_training(ray_cluster, small, tmp_path):
+    folder = tmp_path / "archive"
+    folder.mkdir()
+    given = small | {"archive": str(folder), "output": str(tmp_path / "out")}
+    with pytest.raises(ArchiveNotFound, match="at least one object"):
+        train.run(config.build(TrainRun, given))
+    (folder / "notes.txt").write_text("no picture")
+    with pytest.raises(TooManyQuarantined, match=r"1 of 1; unknown.format: 1"):
+        train.run(config.build(TrainRun, given))
+    with pytest.raises(LabelError):
+        train.run(config.build(TrainRun, given | {"max_quarantined_fraction": 1.0}))
+
+
+@pytest.mark.parametrize("by", ["image", "folder"])
+def test_a_split_that_leaks_says_so(ray_cluster, small, archive, tmp_path, by):
+    settings = config.build(
+        TrainRun,
+        small
+        | {
+            "archive": str(archive),
+            "labels": str(archive / "labels.csv"),
+            "output": str(tmp_path),
+            "split": {"by": by},
+            "train": small["train"] | {"epochs": 1},
+        },
+    )
+    values = train.run(settings).values
+    if by == "image":
+        assert values["leakage"]["crossing"] > 0
+        assert any("leaks" in warning for warning in values["warnings"])
+    assert np.isfinite(values["metrics"]["validation"]["loss"])
