@@ -4,8 +4,8 @@ Every patient is drawn by generators of its own, made from (seed, patient number
 its earlier patients, and a patient drawn without its lesion has the same anatomy, scanner and noise. Which slices of
 a study hold a lesion does not depend on their level. So nothing but the lesion tells the class.
 
-Geometry: u to the patient's left, v to the back, origin in the middle of the head, the surface of the brain at radius 1.
-Level: 0 at the eyes, 1 at the vertex. Intensity: white matter is 1 until the scanner's gain.
+Geometry: u to the right of the picture, v to the back of the head, the surface of the brain at radius 1.
+Level: 0 at the eyes, 1 at the vertex. Intensity: white matter is 1 until the scanner's gain. Fields are float32 (H, W).
 """
 
 import csv
@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date, timedelta
-from typing import Any
 
 import cv2
 import numpy as np
@@ -26,7 +25,6 @@ from mri_ray.errors import ConfigError
 
 CLASS_FOLDERS = ("notumor", "tumor")
 COLUMNS = ("path", "label", "patient_id", "study_date", "slice", "lesion_pixels", "lesion_box")
-Array = np.ndarray[Any, np.dtype[np.float32]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +111,7 @@ def write(location: Location, config: PhantomConfig) -> PhantomTruth:
     """Draw an archive into `images/` of a location and its truth into `labels.csv`, whose paths start below `images/`.
 
     The labels lie outside of the archive, since everything below an archive's root is an object to be scored.
+    What is there already stays, so an archive wants a place of its own.
     """
     archive, labels = location / "images", location / "labels.csv"
 
@@ -180,7 +179,7 @@ def _generator(config: PhantomConfig, number: int, purpose: str) -> np.random.Ge
 
 
 def _has_lesion(config: PhantomConfig, number: int) -> bool:
-    return _spread(config, number, 5**0.5 / 2) < config.lesion_patients
+    return _spread(config, number, (1 + 5**0.5) / 2) < config.lesion_patients
 
 
 def _spread(config: PhantomConfig, number: int, step: float) -> float:
@@ -219,7 +218,7 @@ class _Head:
         self.vessel_light = rng.uniform(0.2, 1.6)
 
 
-def _bend(rng: np.random.Generator) -> Array:
+def _bend(rng: np.random.Generator) -> np.ndarray:
     """A displacement field of long waves and a few short ones: nothing in a head is an ellipse or a straight line."""
     long, short = rng.normal(0, 0.024, (4, 4)), rng.normal(0, 0.011, (11, 11))
     return cv2.resize(long.astype(np.float32), (11, 11), interpolation=cv2.INTER_CUBIC) + short.astype(np.float32)
@@ -237,7 +236,7 @@ def _spots(rng: np.random.Generator) -> np.ndarray:
 def _vessels(rng: np.random.Generator) -> list[tuple[float, np.ndarray]]:
     """Winding lines of a few points (u, v), each with the level it is seen at."""
     lines = []
-    for _ in range(int(rng.poisson(16))):
+    for _ in range(int(rng.poisson(12))):
         angle, radius = rng.uniform(0, 2 * np.pi), rng.uniform(0.2, 0.98)
         start = np.array([radius * np.cos(angle), radius * np.sin(angle)])
         turns = np.cumsum(rng.normal(0, 0.6, int(rng.integers(2, 7)))) + rng.uniform(0, 2 * np.pi)
@@ -266,12 +265,13 @@ def _slice(
     """Pixels and lesion mask of one slice; draws the same numbers from `rng` with and without a lesion."""
     plane = _Plane(head, scan, float(head.levels[index]))
     tissue = _tissue(head, plane)
-    healthy = float(tissue.mean())
+    healthy = np.vdot(tissue, scan.shading)
     mask = np.zeros(head.shape, bool)
     for lesion in lesions:
         lesion.paint(tissue, mask, plane, study, index)
     # The same mean with and without lesion: what is left to see is its shape.
-    light = tissue * scan.shading * np.float32(scan.gain * scan.slice_gain[index] * healthy / float(tissue.mean()))
+    gain = scan.gain * scan.slice_gain[index] * healthy / np.vdot(tissue, scan.shading)
+    light: np.ndarray = tissue * scan.shading * np.float32(gain)
     light = cv2.GaussianBlur(light, (0, 0), scan.blur_px)
     noise = rng.standard_normal((2, *head.shape), dtype=np.float32) * np.float32(scan.noise * scan.gain)
     pixels = cv2.magnitude(light + noise[0], noise[1])  # Rician: the size of a complex signal with noise in both parts
@@ -301,15 +301,17 @@ class _Plane:
         self.v += y * np.float32(cos) - x * np.float32(sin)
         self.u = cv2.resize(bend_u, (width, height), interpolation=cv2.INTER_CUBIC)
         self.u += x * np.float32(cos / head.aspect) + y * np.float32(sin / head.aspect)
-        self.u *= 1 - np.float32(head.egg) * self.v
+        self.u = self.u * (1 - np.float32(head.egg) * self.v)
         self.radius, self.angle = cv2.cartToPolar(self.u, self.v)
         self.side = np.abs(self.u)  # for what both halves have
 
-    def within(self, field: Array, edge: float | Array, soft_px: float = 1.2) -> Array:
+    def within(self, field: np.ndarray, edge: float | np.ndarray, soft_px: float = 1.2) -> np.ndarray:
         """1 where field < edge, 0 beyond, with an edge a few pixels soft. field: a distance in units of the brain."""
         return np.clip((edge - field) * np.float32(self.scale_px / soft_px) + np.float32(0.5), 0, 1)
 
-    def ellipse(self, across: Array, centre: tuple[float, float], radii: tuple[float, float], tilt: float) -> Array:
+    def ellipse(
+        self, across: np.ndarray, centre: tuple[float, float], radii: tuple[float, float], tilt: float
+    ) -> np.ndarray:
         """Distance from an ellipse's rim, negative inside, along `across` (u, or side for both halves) and v."""
         cos, sin = np.float32(np.cos(tilt)), np.float32(np.sin(tilt))
         du, dv = across - np.float32(centre[0]), self.v - np.float32(centre[1])
@@ -317,7 +319,7 @@ class _Plane:
         b = (dv * cos - du * sin) * np.float32(1 / max(radii[1], 1e-3))
         return (cv2.magnitude(a, b) - 1) * np.float32(min(radii))
 
-    def capsule(self, start: tuple[float, float], end: tuple[float, float]) -> Array:
+    def capsule(self, start: tuple[float, float], end: tuple[float, float]) -> np.ndarray:
         """Distance from a line between two points (side, v)."""
         du, dv = end[0] - start[0], end[1] - start[1]
         su, sv = self.side - np.float32(start[0]), self.v - np.float32(start[1])
@@ -334,12 +336,12 @@ def _window(level: float, low: float, high: float) -> float:
     return float(np.clip(min(level - low, high - level) / 0.08 + 1, 0, 1))
 
 
-def _mix(image: Array, value: float | Array, part: Array) -> None:
+def _mix(image: np.ndarray, value: float | np.ndarray, part: np.ndarray) -> None:
     """Lay a tissue over the picture where `part` is 1. image: (H, W), changed in place."""
     image += (value - image) * part
 
 
-def _tissue(head: _Head, plane: _Plane) -> Array:
+def _tissue(head: _Head, plane: _Plane) -> np.ndarray:
     """The patient without lesion: signal of a slice, float32 (H, W)."""
     image = _brain(head, plane)
     _deep(head, plane, image)
@@ -351,7 +353,7 @@ def _tissue(head: _Head, plane: _Plane) -> Array:
     return image
 
 
-def _brain(head: _Head, plane: _Plane) -> Array:
+def _brain(head: _Head, plane: _Plane) -> np.ndarray:
     """Grey and white matter with folds: sulci are the zero lines of a random field that runs round the brain."""
     folds = _at_level(head.folds, plane.level)
     folds = cv2.resize(folds, (folds.shape[1] * 10, 64), interpolation=cv2.INTER_CUBIC)
@@ -372,7 +374,7 @@ def _brain(head: _Head, plane: _Plane) -> Array:
     return image
 
 
-def _at_level(stack: Array, level: float) -> Array:
+def _at_level(stack: np.ndarray, level: float) -> np.ndarray:
     """Between two of the random fields stacked from the base to the vertex, of the same strength as each."""
     place = float(np.clip(level, 0, 1)) * (len(stack) - 1.001)
     low, part = int(place), place - int(place)
@@ -381,7 +383,7 @@ def _at_level(stack: Array, level: float) -> Array:
     )
 
 
-def _deep(head: _Head, plane: _Plane, image: Array) -> None:
+def _deep(head: _Head, plane: _Plane, image: np.ndarray) -> None:
     """Deep grey matter, ventricles, Sylvian fissures."""
     side, level, large = plane.side, plane.level, head.ventricles
     core, body, third = _window(level, 0.3, 0.5), _window(level, 0.54, 0.68), _window(level, 0.26, 0.42)
@@ -413,7 +415,7 @@ def _deep(head: _Head, plane: _Plane, image: Array) -> None:
         _mix(image, head.csf, plane.within(line, width) * sylvian)
 
 
-def _skull_base(head: _Head, plane: _Plane, image: Array, base: float) -> None:
+def _skull_base(head: _Head, plane: _Plane, image: np.ndarray, base: float) -> None:
     """Cerebellum, brainstem, petrous bones; eyes and sinuses where the face begins. base: 0 to 1 downwards."""
     rim = plane.ellipse(plane.u, (0, 0.52), (0.68, 0.44), 0)
     _mix(image, head.csf, plane.within(rim, 0.03, 2) * base)
@@ -439,7 +441,7 @@ def _skull_base(head: _Head, plane: _Plane, image: Array, base: float) -> None:
         _mix(image, 0.05, plane.within(sinus, 0) * front)
 
 
-def _lights(head: _Head, plane: _Plane, image: Array) -> None:
+def _lights(head: _Head, plane: _Plane, image: np.ndarray) -> None:
     """Spots, vessels and the sagittal sinus: small, bright, and in every patient."""
     canvas = np.zeros(head.shape, np.uint8)
     near = head.spots[np.abs(head.spots[:, 2] - plane.level) < 0.06]
@@ -461,7 +463,7 @@ def _dot(canvas: np.ndarray, x: float, y: float, radius: float, light: float) ->
     cv2.circle(canvas, centre, max(round(radius * 16), 8), round(light * 255), -1, cv2.LINE_AA, 4)
 
 
-def _wall(head: _Head, plane: _Plane, image: Array) -> None:
+def _wall(head: _Head, plane: _Plane, image: np.ndarray) -> None:
     """Fluid, skull with marrow, scalp, air: what lies around the brain."""
     surface = 1 + plane.wall
     bone = 1 + plane.wall * head.skull / (head.skull + head.scalp)
@@ -492,18 +494,18 @@ class _Lesion:
         angle, radius = rng.uniform(0, 2 * np.pi), rng.uniform(0.25, 0.72)
         self.u, self.v = radius * np.cos(angle), radius * np.sin(angle)
         self.drift = rng.normal(0, 0.04, 2)
-        self.radius = rng.uniform(0.09, 0.28)
+        self.radius = rng.uniform(0.11, 0.30)
         self.growth = rng.uniform(0.85, 1.5)  # until the second study
         order = np.arange(1, 6)[:, None]
         waves = np.cos(order * np.linspace(0, 2 * np.pi, 128, endpoint=False) + rng.uniform(0, 2 * np.pi, (5, 1)))
         self.outline = 1 + (rng.normal(0, 0.22, (5, 1)) / order**0.7 * waves).sum(axis=0).clip(-0.5, 0.6)
         self.edge = rng.uniform(0.1, 0.7)  # the part of the radius over which it fades
         kind = rng.random()  # bright, bright with a dark centre, dark
-        self.light = config.contrast * (-rng.uniform(0.25, 0.5) if kind > 0.9 else rng.uniform(0.16, 0.7))
-        self.centre = rng.uniform(0.35, 0.65) if 0.6 < kind <= 0.9 else 0.0
+        self.light = config.contrast * (-rng.uniform(0.3, 0.6) if kind > 0.92 else rng.uniform(0.25, 1.1))
+        self.centre = rng.uniform(0.35, 0.65) if 0.6 < kind <= 0.92 else 0.0
         self.texture = rng.normal(0, 0.15, (6, 6)).astype(np.float32)
 
-    def paint(self, tissue: Array, mask: np.ndarray, plane: _Plane, study: int, index: int) -> None:
+    def paint(self, tissue: np.ndarray, mask: np.ndarray, plane: _Plane, study: int, index: int) -> None:
         """Add the lesion to a slice that it crosses; tissue and mask are changed in place."""
         place = (index - self.start + 0.5) / self.extent * 2 - 1
         if not -1 < place < 1:

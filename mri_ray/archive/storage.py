@@ -144,10 +144,12 @@ class Location:
         with filesystem.open_input_file(f"{path}/{key}" if key else path) as file:
             return pq.ParquetFile(file, pre_buffer=True).read(columns)
 
-    def write_table(self, key: str, table: pa.Table, *, if_absent: bool = False) -> bool:
-        """A table as one Parquet object (zstd), as `write`."""
+    def write_table(
+        self, key: str, table: pa.Table, *, if_absent: bool = False, row_group_size: int | None = None
+    ) -> bool:
+        """A table as one Parquet object (zstd), as `write`. row_group_size: rows that can be read by themselves."""
         buffer = io.BytesIO()
-        pq.write_table(table, buffer, compression="zstd")
+        pq.write_table(table, buffer, compression="zstd", row_group_size=row_group_size)
         return self.write(key, buffer.getvalue(), if_absent=if_absent)
 
     @property

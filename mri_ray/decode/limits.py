@@ -4,8 +4,8 @@ from mri_ray.decode.settings import DecodeConfig
 from mri_ray.errors import Reason
 
 
-class Refused(Exception):  # noqa: N818 - never leaves the decoders: it becomes a Failure
-    """An object or a page that gives no slice."""
+class Refused(Exception):
+    """An object or a page that gives no slice; it never leaves the decoders, but becomes a Failure."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(detail)

@@ -142,6 +142,7 @@ def _tiff(data: bytes, uri: str, config: DecodeConfig) -> Iterator[Slice | Failu
     except Refused as refused:
         yield Failure(reason=refused.reason, where=uri, detail=refused.detail)
         return
+    stream = io.BytesIO(data)  # one for all pages: it is a copy as soon as it is written to
     budget = max(config.max_pixels, _PAGE_PIXELS_A_BYTE * len(data))
     for frame, directory in enumerate(directories):
         label = frame if len(directories) > 1 else None
@@ -149,17 +150,18 @@ def _tiff(data: bytes, uri: str, config: DecodeConfig) -> Iterator[Slice | Failu
             detail = "TIFF: its pages before this one fill the pixels allowed for a file of this length"
             yield Failure(reason=Reason.TOO_MANY_PIXELS, where=uri, detail=detail, frame=label)
             continue
-        item = _attempt(partial(_page, data, directory, frame, config), "tiff", uri, label)
+        item = _attempt(partial(_page, data, stream, directory, frame, config), "tiff", uri, label)
         budget -= item.pixels.size if isinstance(item, Slice) else 0
         yield item
 
 
-def _page(data: bytes, directory: int | Refused, frame: int, config: DecodeConfig) -> Slice:
+def _page(data: bytes, stream: io.BytesIO, directory: int | Refused, frame: int, config: DecodeConfig) -> Slice:
     if isinstance(directory, Refused):
         raise directory
     found = tiff.page(data, directory, config.max_pixels)
     check_size(found.width, found.height, config)
-    image = TiffImageFile(found.stream)
+    tiff.isolate(stream, len(data), found)
+    image = TiffImageFile(stream)
     # Pillow takes these pixels instead of new ones, which it would hold against its own bomb limit.
     image.im = Image.new(image.mode, (found.width, found.height)).im
     image.load()

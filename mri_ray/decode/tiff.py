@@ -47,7 +47,7 @@ class _Layout(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Page:
-    """bits: a sample. white_is_zero: of deep greys, which Pillow leaves as stored. stream: this page as a TIFF."""
+    """bits: a sample. white_is_zero: of deep greys, which Pillow leaves as stored. directory: of this page alone."""
 
     width: int
     height: int
@@ -55,7 +55,7 @@ class Page:
     orientation: int
     white_is_zero: bool
     unsigned: bool
-    stream: io.BytesIO
+    directory: bytes
 
 
 def directories(data: bytes, max_pages: int) -> Iterator[int | Refused]:
@@ -93,8 +93,9 @@ def page(data: bytes, directory: int, max_pixels: int) -> Page:
     _check_kind(tags, bits, form, photometric)
     if 0 < width * height <= max_pixels:  # a larger one is refused by its size, before anything else
         _check_extent(tags, width, height, len(data), max_pixels)
-    stream = io.BytesIO(data)
-    _write_directory(stream, layout, kept)
+    counter, link = ("Q", "Q") if layout.big else ("H", "I")
+    entries = b"".join(kept[tag] for tag in sorted(kept) if tag != _ORIENTATION)
+    count = len(entries) // (20 if layout.big else 12)
     return Page(
         width=width,
         height=height,
@@ -102,8 +103,22 @@ def page(data: bytes, directory: int, max_pixels: int) -> Page:
         orientation=_orientation(tags),
         white_is_zero=photometric == 0 and max(bits) > 8,
         unsigned=form[0] == 1,
-        stream=stream,
+        directory=struct.pack(layout.order + counter, count) + entries + struct.pack(layout.order + link, 0),
     )
+
+
+def isolate(stream: io.BytesIO, length: int, found: Page) -> None:
+    """Makes `stream`, which holds a TIFF of `length` bytes, a file of this page alone; its pixels stay in place."""
+    stream.seek(0)
+    layout = _layout(stream.read(16))
+    link = layout.order + ("Q" if layout.big else "I")
+    place = length + length % 2
+    stream.seek(8 if layout.big else 4)
+    stream.write(struct.pack(link, place))
+    stream.truncate(length)
+    stream.seek(place)
+    stream.write(found.directory)
+    stream.seek(0)
 
 
 def orientation(exif: bytes) -> int:
@@ -218,16 +233,3 @@ def _check_extent(tags: dict[int, tuple[int, ...]], width: int, height: int, len
         raise Refused(Reason.TRUNCATED, "TIFF: a strip or tile reaches beyond the end")
     if sum(sizes) < needed:
         raise Refused(Reason.TRUNCATED, f"TIFF: {sum(sizes)} bytes of pixels instead of {needed}")
-
-
-def _write_directory(stream: io.BytesIO, layout: _Layout, kept: dict[int, bytes]) -> None:
-    """Appends a directory of the kept entries and makes it the file's only one."""
-    counter, link = ("Q", "Q") if layout.big else ("H", "I")
-    kept = {tag: entry for tag, entry in kept.items() if tag != _ORIENTATION}
-    at = stream.seek(0, io.SEEK_END)
-    at += stream.write(b"\0" * (at % 2))
-    entries = b"".join(kept[tag] for tag in sorted(kept))
-    stream.write(struct.pack(layout.order + counter, len(kept)) + entries + struct.pack(layout.order + link, 0))
-    stream.seek(8 if layout.big else 4)
-    stream.write(struct.pack(layout.order + link, at))
-    stream.seek(0)

@@ -134,7 +134,10 @@ def load(location: Location) -> Bundle:
     """
     document = _parse(_read(location, DOCUMENT), where := location.uri_of(DOCUMENT))
     if document.prepare.digest() != document.prepare_digest:
-        raise _altered(where, "prepare", document.prepare_digest, document.prepare.digest())
+        raise BundleError(
+            f"{where}: prepare must have the digest it was saved with, {document.prepare_digest}, got "
+            f"{document.prepare.digest()}; the file was altered, or this mri_ray prepares pictures in another way"
+        )
     if (found := _digest(document, document.weights_digest)) != document.digest:
         raise _altered(where, "settings", document.digest, found)
     data, where = _read(location, WEIGHTS), location.uri_of(WEIGHTS)

@@ -1,11 +1,11 @@
 """Joining a Ray cluster, or starting one on this machine for the length of a run."""
 
-import logging
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import ray
 
@@ -28,11 +28,12 @@ def connected(settings: ClusterSettings) -> Iterator[None]:
         yield
         return
     address = settings.address or os.environ.get("RAY_ADDRESS")
-    environment = {"env_vars": WORKER_ENVIRONMENT}
+    # Ray's own lines below ERROR would bury the progress; what our workers print is printed here.
+    shared = {"runtime_env": {"env_vars": WORKER_ENVIRONMENT}, "logging_config": ray.LoggingConfig(log_level="ERROR")}
     if address:
-        ray.init(address=address, runtime_env=environment, logging_level=logging.WARNING)
+        ray.init(address=address, **shared)
     else:
-        _start(settings, environment)
+        _start(settings, shared)
     _quiet()
     try:
         yield
@@ -40,18 +41,18 @@ def connected(settings: ClusterSettings) -> Iterator[None]:
         ray.shutdown()
 
 
-def _start(settings: ClusterSettings, environment: dict[str, dict[str, str]]) -> None:
+def _start(settings: ClusterSettings, shared: dict[str, Any]) -> None:
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # this cluster listens on the loopback interface only
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its warnings are for those who work on Ray
     folder = settings.temp_dir or str(Path(tempfile.gettempdir()) / f"ray-{os.getpid()}")
     ray.init(
         address="local",
         num_cpus=settings.cpus,
         object_store_memory=settings.object_store_mb * 2**20,
         include_dashboard=False,
-        runtime_env=environment,
-        logging_level=logging.WARNING,
         _temp_dir=folder,
+        **shared,
     )
 
 
@@ -61,7 +62,6 @@ def _quiet() -> None:
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
 
 
 def cpus() -> int:

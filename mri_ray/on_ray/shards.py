@@ -36,9 +36,14 @@ def run(
         return
     gpus = cluster.gpus() if use_gpu else 0
     size = min(len(shards), workers or gpus or cluster.cpus())
-    resources: dict[str, float] = {"num_gpus": 1} if gpus else {"num_cpus": 1}
     rows = ray.data.from_items([asdict(shard) for shard in shards], override_num_blocks=len(shards))
-    done = rows.map(_Worker, fn_constructor_args=(make,), compute=ray.data.ActorPoolStrategy(size=size), **resources)
+    done = rows.map(
+        _Worker,  # type: ignore[arg-type]  # Ray's annotation leaves classes out
+        fn_constructor_args=(make,),
+        compute=ray.data.ActorPoolStrategy(size=size),
+        num_cpus=None if gpus else 1,
+        num_gpus=1 if gpus else None,
+    )
     for row in done.iter_rows():
         yield json.loads(row["facts"])
 

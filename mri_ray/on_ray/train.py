@@ -142,6 +142,7 @@ class _Job:
                 storage_filesystem=filesystem,
                 failure_config=ray.train.FailureConfig(max_failures=settings.train.max_failures),
                 checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
+                logging_config=ray.train.LoggingConfig(log_level="ERROR"),
             ),
         )
         try:

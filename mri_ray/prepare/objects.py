@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from mri_ray.archive.identity import digest, row_id
 from mri_ray.archive.storage import Location
-from mri_ray.decode.read import read
+from mri_ray.decode.read import oversized, read
 from mri_ray.decode.settings import DecodeConfig
 from mri_ray.errors import Reason
 from mri_ray.prepare.settings import PrepareConfig
@@ -47,11 +47,12 @@ COLUMNS = tuple(name for name in Row.__slots__ if name != "pixels")
 
 def rows(objects: pa.Table, archive: Location, decode: DecodeConfig, settings: PrepareConfig) -> Iterator[Row]:
     """Rows of all objects of a manifest shard (`records.MANIFEST`), in its order; every object gives at least one."""
-    listed = objects.to_pylist()
-    bodies = archive.read_many([entry["key"] for entry in listed])
-    for entry, body in zip(listed, bodies, strict=True):
-        uri = archive.uri_of(entry["key"])
-        for item in _decoded(body, entry["size"], uri, decode):
+    listed = [(entry, archive.uri_of(entry["key"])) for entry in objects.to_pylist()]
+    refused = {uri: oversized(entry["size"], uri, decode) for entry, uri in listed}
+    bodies = archive.read_many(entry["key"] for entry, uri in listed if refused[uri] is None)
+    for entry, uri in listed:
+        failure = refused[uri]
+        for item in [failure] if failure else _decoded(next(bodies), entry["size"], uri, decode):
             yield _row(entry, uri, item, settings)
 
 

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any
 
@@ -11,43 +11,118 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from mri_ray.errors import Reason
-from mri_ray.records import State
+from mri_ray.records import Decision, State
 from mri_ray.report import plots
 from mri_ray.report.facts import Answers, Example, Facts, ScoringFacts, TrainingFacts
 
 UNDEFINED = "not estimable"
+PERCENT = "\N{NO-BREAK SPACE}%"
+Show = Callable[[Any], str]
 
-# The figures of a side: key in `metrics.evaluate`, name, whether it is a proportion shown in percent.
-FIGURES = (
-    ("accuracy", "Accuracy", True),
-    ("auroc", "AUROC", False),
-    ("sensitivity", "Sensitivity", True),
-    ("specificity", "Specificity", True),
-    ("loss", "Loss", False),
-    ("brier", "Brier score", False),
-    ("ece", "ECE", False),
-)
 
-# Sides whose figures are evidence, best first; then those that are not.
-EVIDENCE = ("test", "unseen", "validation", "train")
+def number(value: float | None) -> str:
+    return UNDEFINED if value is None or not math.isfinite(value) else f"{value:.4f}"
+
+
+def percent(value: float | None) -> str:
+    return UNDEFINED if value is None or not math.isfinite(value) else f"{100 * value:.1f}{PERCENT}"
+
+
+def count(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the units that people read."""
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+# The figures of a side: name by key of `metrics.evaluate`, and how each is shown.
+FIGURES: dict[str, tuple[str, Show]] = {
+    "accuracy": ("Accuracy", percent),
+    "auroc": ("AUROC", number),
+    "sensitivity": ("Sensitivity", percent),
+    "specificity": ("Specificity", percent),
+    "loss": ("Loss", number),
+    "brier": ("Brier score", number),
+    "ece": ("ECE", number),
+}
+CONFUSION = {"tp": "True positives", "fp": "False positives", "tn": "True negatives", "fn": "False negatives"}
+TILES = ("auroc", "accuracy", "sensitivity", "specificity")
+
+EPOCH: dict[str, tuple[str, Show]] = {
+    "epoch": ("epoch", count),
+    "train_loss": ("train loss", number),
+    "train_accuracy": ("train accuracy", percent),
+    "validation_loss": ("validation loss", number),
+    "validation_accuracy": ("validation accuracy", percent),
+    "validation_auroc": ("validation AUROC", number),
+    "images_per_s": ("images/s", count),
+    "waiting": ("waiting for data", percent),
+    "seconds": ("time", duration),
+}
+
+THIS_RUN = {
+    "objects": "objects scored",
+    "quarantined": "objects quarantined among these",
+    "objects_per_s": "objects per second",
+    "shards": "shards scored",
+    "shards_there": "shards there already",
+    "new": "objects new or changed since the last listing",
+    "known": "objects listed before",
+    "gone": "objects no longer in the archive",
+}
 
 STATES = {
-    State.SCORED: "at least one slice has an answer",
-    State.QUARANTINED: "no answer, for the reason given below",
-    State.DUPLICATE: "the same pixels as an object earlier in the archive: the same answer",
-    State.SKIPPED: "a valid object that is no MR image",
+    State.SCORED.value: "at least one slice has an answer",
+    State.QUARANTINED.value: "no answer, for a reason given below",
+    State.DUPLICATE.value: "the same pixels as an object earlier in the archive, and the same answer",
+    State.SKIPPED.value: "a valid object that is no MR image",
 }
 
 
 def training_page(facts: TrainingFacts) -> str:
     """The page of a training run."""
-    curves = [Markup(svg) for svg in plots.learning_curves(facts.history, facts.best_epoch)]  # noqa: S704  # our own
-    return _environment().get_template("training.html").render(_shared(facts), curves=curves)
+    values = _shared(facts)
+    side = values["side"]
+    rows, groups = (sum(held[key] for held in facts.split.values()) for key in ("rows", "groups"))
+    values |= {
+        "tiles": [(FIGURES[key][0], *_cell(facts.metrics[side], key)) for key in TILES] if side else [],
+        "curves": [_drawn(svg) for svg in plots.learning_curves(facts.history, facts.best_epoch)],
+        "lone_pictures": rows == groups,
+        "no_patients": facts.settings.get("labels") is None,
+        "epoch_columns": [name for name, _ in EPOCH.values()],
+        "epochs": [[show(line[key]) for key, (_, show) in EPOCH.items()] for line in facts.history],
+    }
+    return _environment().get_template("training.html").render(values)
 
 
 def scoring_page(facts: ScoringFacts) -> str:
     """The page of a scoring run."""
-    return _environment().get_template("scoring.html").render(_shared(facts), all_scores=_all_scores(facts))
+    values = _shared(facts)
+    scores = facts.answers.probability
+    positive = int((scores >= facts.threshold).sum())
+    share = percent(positive / len(scores)) if len(scores) else ""
+    side = values["side"]
+    values |= {
+        "tiles": [
+            ("objects in the archive", count(facts.counts["objects"]), ""),
+            ("slices with an answer", count(len(scores)), ""),
+            ("positive slices", count(positive), share),
+            ("quarantined objects", count(facts.counts["quarantined"]), ""),
+            *([(f"AUROC, {side} side", *_cell(facts.metrics[side], "auroc"))] if side else []),
+        ],
+        "slices": len(scores),
+        "positive": positive,
+        "positive_share": share,
+        "all_scores": _drawn(plots.score_histogram(scores, None, facts.threshold)) if len(scores) else None,
+        "this_run": [(THIS_RUN.get(key, key), f"{value:,}") for key, value in facts.this_run.items()],
+    }
+    return _environment().get_template("scoring.html").render(values)
 
 
 @cache
@@ -59,110 +134,117 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "percent": percent, "duration": duration, "count": count}
+    environment.filters |= {"count": count, "duration": duration}
     return environment
 
 
-def number(value: float | None, digits: int = 4) -> str:
-    return UNDEFINED if _undefined(value) else f"{value:.{digits}f}"
-
-
-def percent(value: float | None) -> str:
-    return UNDEFINED if _undefined(value) else f"{value:.1%}".replace("%", " %")
-
-
-def count(value: float) -> str:
-    return f"{value:,.0f}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds in the units that people read."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
-
-
-def _undefined(value: float | None) -> bool:
-    return value is None or not math.isfinite(value)
-
-
 def _shared(facts: Facts) -> dict[str, Any]:
-    side = next((name for name in EVIDENCE if name in facts.metrics), None)
+    """What the base template asks for."""
+    side = _most_telling(facts.metrics)
     return {
         "facts": facts,
+        "warnings": [*facts.warnings, *_unaccounted(facts.counts)],
         "side": side,
-        "figures": FIGURES,
-        "rows": {name: _figures(found) for name, found in facts.metrics.items()},
-        "side_plots": _side_plots(facts, side) if side else [],
-        "states": _states(facts.counts),
-        "reasons": _reasons(facts.reasons),
+        "sides": list(facts.metrics),
+        "figures": list(_figures(facts.metrics)),
+        "side_plots": list(_side_plots(facts, side)) if side else [],
+        "both_classes": side is not None and facts.metrics[side]["auroc"] is not None,
+        "states": list(_states(facts.counts)),
+        "reasons": list(_reasons(facts.reasons)),
         "examples": _examples(facts.examples),
         "settings": list(_flat(facts.settings)),
     }
 
 
-def _figures(found: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Each figure of a side as text, with its 95 % interval where there is one."""
-    cells = []
-    for key, _, proportion in FIGURES:
-        show = percent if proportion else number
-        interval = found.get(f"{key}_interval")
-        spread = f"{show(interval[0])} to {show(interval[1])}" if interval else ""
-        cells.append((show(found[key]), spread))
-    return cells
+def _most_telling(metrics: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """The larger side that the network has not met; where there is none, validation, else training."""
+    fresh = [name for name in ("test", "unseen") if name in metrics]
+    if fresh:
+        return max(fresh, key=lambda name: metrics[name]["n"])
+    return next((name for name in ("validation", "train") if name in metrics), None)
 
 
-def _side_plots(facts: Facts, side: str) -> list[Markup]:
-    mine = _labelled(facts.answers, side)
-    figures = facts.metrics[side]
-    drawings = [plots.confusion(figures["confusion"])]
-    if not _undefined(figures["auroc"]):
-        drawings.append(
-            plots.roc(
-                facts.answers.label[mine],
-                facts.answers.logit[mine],
-                operating=(1 - figures["specificity"], figures["sensitivity"]),
-            )
-        )
-    drawings.append(plots.score_histogram(facts.answers.probability[mine], facts.answers.label[mine], facts.threshold))
-    return [Markup(svg) for svg in drawings]  # noqa: S704  # our own
+def _figures(metrics: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """Each figure's name, and for every side its value and interval as text."""
+    found = metrics.values()
+    yield "Slices", [(count(side["n"]), "") for side in found]
+    yield "With tumor", [(count(side["positives"]), "") for side in found]
+    for key, (name, _) in FIGURES.items():
+        yield name, [_cell(side, key) for side in found]
+    for key, name in CONFUSION.items():
+        yield name, [(count(side["confusion"][key]), "") for side in found]
 
 
-def _all_scores(facts: Facts) -> Markup | None:
-    if not len(facts.answers.probability):
-        return None
-    return Markup(plots.score_histogram(facts.answers.probability, None, facts.threshold))  # noqa: S704  # our own
+def _cell(found: Mapping[str, Any], key: str) -> tuple[str, str]:
+    show = FIGURES[key][1]
+    interval = found.get(f"{key}_interval")
+    spread = " to ".join(show(bound) for bound in interval).replace(PERCENT, "", 1) if interval else ""
+    return show(found[key]), spread
+
+
+def _side_plots(facts: Facts, side: str) -> Iterator[Markup]:
+    answers, figures = facts.answers, facts.metrics[side]
+    mine = _labelled(answers, side)
+    yield _drawn(plots.confusion(figures["confusion"]))
+    if figures["auroc"] is not None:
+        at = (1 - figures["specificity"], figures["sensitivity"])
+        yield _drawn(plots.roc(answers.label[mine], answers.logit[mine], area=figures["auroc"], operating=at))
+    yield _drawn(plots.score_histogram(answers.probability[mine], answers.label[mine], facts.threshold))
+
+
+def _drawn(svg: str) -> Markup:
+    """A drawing holds no text from outside, so it goes into the page as it is."""
+    return Markup(svg)  # noqa: S704
 
 
 def _labelled(answers: Answers, side: str) -> np.ndarray:
     return np.flatnonzero((answers.side == side) & (answers.label >= 0))
 
 
-def _states(counts: Mapping[str, int]) -> list[tuple[str, int, str]]:
-    return [(state.value, counts.get(state.value, 0), meaning) for state, meaning in STATES.items()]
+def _unaccounted(counts: Mapping[str, int]) -> Iterator[str]:
+    states = sum(counts.get(state, 0) for state in STATES)
+    if states != counts["objects"]:
+        yield f"{counts['objects']:,} objects, but their states sum to {states:,}: the counts cannot be believed"
 
 
-def _reasons(reasons: Mapping[str, int]) -> list[tuple[str, int, str, str]]:
+def _states(counts: Mapping[str, int]) -> Iterator[tuple[str, str, str, str]]:
+    whole = max(counts["objects"], 1)
+    for state, meaning in STATES.items():
+        yield state, count(counts.get(state, 0)), percent(counts.get(state, 0) / whole), meaning
+
+
+def _reasons(reasons: Mapping[str, int]) -> Iterator[tuple[str, str, str, str]]:
     """Code, rows, meaning, remedy; the most frequent first."""
     known = {reason.value: reason for reason in Reason}
-    rows = []
-    for code, rows_of in sorted(reasons.items(), key=lambda item: (-item[1], item[0])):
-        reason = known.get(code)
-        rows.append((code, rows_of, reason.meaning if reason else "", reason.remedy if reason else ""))
-    return rows
+    for code, rows in sorted(reasons.items(), key=lambda item: (-item[1], item[0])):
+        reason = known.get(code)  # a table may be older than the list
+        yield code, count(rows), reason.meaning if reason else "", reason.remedy if reason else ""
 
 
-def _examples(examples: Iterable[Example]) -> dict[str, list[tuple[str, Example]]]:
-    """By title, in the order given: the picture as a data URI, and the example."""
-    shown: dict[str, list[tuple[str, Example]]] = {}
+def _examples(examples: Iterable[Example]) -> dict[str, list[dict[str, Any]]]:
+    """By title, in the order given."""
+    shown: dict[str, list[dict[str, Any]]] = {}
     for example in examples:
-        shown.setdefault(example.title, []).append((plots.picture(example.picture), example))
+        truth, probability = example.label or "unknown", number(example.probability)
+        right = {"tumor": Decision.POSITIVE, "normal": Decision.NEGATIVE}.get(truth)
+        height, width = example.picture.shape
+        shown.setdefault(example.title, []).append(
+            {
+                "source": plots.picture(example.picture),
+                "width": width,
+                "height": height,
+                "name": example.name,
+                "probability": probability,
+                "decision": example.decision,
+                "truth": truth,
+                "caption": f"{example.name}, truth {truth}, probability {probability}, {example.decision}",
+                "wrong": right is not None and example.decision not in (right, Decision.REFER),
+            }
+        )
     return shown
 
 
-def _flat(values: Mapping[str, Any], above: str = "") -> Iterable[tuple[str, str]]:
+def _flat(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
     """Nested settings as dotted names with their values as JSON."""
     for name, value in values.items():
         if isinstance(value, Mapping) and value:

@@ -16,7 +16,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 from numpy.typing import ArrayLike
 from PIL import Image
 
@@ -26,7 +26,7 @@ from mri_ray import metrics
 INK, FAINT, FIRST, SECOND, PAPER = "#010101", "#020202", "#030303", "#040404", "#050505"
 _VARIABLES = {INK: "--ink", FAINT: "--faint", FIRST: "--first", SECOND: "--second", PAPER: "--paper"}
 
-_STYLE = {
+_STYLE: Any = {
     "svg.fonttype": "none",
     "font.family": "DejaVu Sans",  # measured with the font that matplotlib brings, shown in the page's
     "font.size": 9,
@@ -42,7 +42,9 @@ _STYLE = {
     "ytick.color": FAINT,
     "xtick.labelcolor": INK,
     "ytick.labelcolor": INK,
-    "legend.frameon": False,
+    "legend.facecolor": PAPER,
+    "legend.edgecolor": "none",
+    "legend.framealpha": 1,
     "legend.fontsize": 8.5,
     "lines.linewidth": 1.6,
     "path.simplify": True,
@@ -61,40 +63,45 @@ def picture(pixels: np.ndarray) -> str:
 
 
 def learning_curves(history: Sequence[Mapping[str, Any]], best_epoch: int) -> list[str]:
-    """Loss, accuracy and AUROC by epoch, one drawing each; history as in `facts.TrainingFacts`."""
+    """Loss, accuracy and AUROC by epoch, one drawing each; history as in `facts.TrainingFacts`.
+
+    A figure that is undefined in every epoch has no drawing.
+    """
     panels = {
-        "Loss": ("train_loss", "validation_loss"),
-        "Accuracy": ("train_accuracy", "validation_accuracy"),
-        "AUROC": ("validation_auroc",),
+        "Loss": {"train": "train_loss", "validation": "validation_loss"},
+        "Accuracy": {"train": "train_accuracy", "validation": "validation_accuracy"},
+        "AUROC": {"validation": "validation_auroc"},
     }
-    return [_curve(title, keys, history, best_epoch) for title, keys in panels.items()]
+    epochs = np.array([line["epoch"] for line in history])
+    drawings = []
+    for title, keys in panels.items():
+        values = {side: np.array([line[key] for line in history], dtype=float) for side, key in keys.items()}
+        if any(np.isfinite(line).any() for line in values.values()):
+            drawings.append(_curve(title, epochs, values, best_epoch))
+    return drawings
 
 
-def _curve(title: str, keys: Sequence[str], history: Sequence[Mapping[str, Any]], best_epoch: int) -> str:
+def _curve(title: str, epochs: np.ndarray, values: Mapping[str, np.ndarray], best_epoch: int) -> str:
+    """values: (epochs,) by side, NaN where undefined."""
     with matplotlib.rc_context(_STYLE):
         figure, axes = _axes(title, "epoch", "")
-        epochs = [line["epoch"] for line in history]
-        for key in keys:
-            side = key.partition("_")[0]
-            values = [np.nan if line[key] is None else line[key] for line in history]
-            axes.plot(
-                epochs,
-                values,
-                color=FIRST if side == "train" else SECOND,
-                linestyle="--" if side == "train" else "-",
-                marker="o",
-                markersize=3 if len(epochs) < 40 else 0,
-                label="training" if side == "train" else side,
-            )
         axes.axvline(best_epoch, color=FAINT, linewidth=1, linestyle=":", label=f"best epoch: {best_epoch}")
+        for side, line in values.items():
+            colour, style = (FIRST, "--") if side == "train" else (SECOND, "-")
+            dots = 3 if len(epochs) < 40 else 0
+            axes.plot(epochs, line, color=colour, linestyle=style, marker="o", markersize=dots, label=side)
+        at = values["validation"][epochs == best_epoch]
+        if len(at) and np.isfinite(at[0]):
+            axes.plot(best_epoch, at[0], marker="o", markersize=8, color=SECOND, fillstyle="none")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.legend()
-        return _svg(figure, f"curve-{title}", f"{title} by epoch; best epoch {best_epoch} of {len(epochs)}")
+        return _svg(figure, f"curve-{title}", f"{title} by epoch, {len(epochs)} epochs, the best is {best_epoch}")
 
 
 def confusion(counts: Mapping[str, int]) -> str:
     """counts: tp, fp, tn, fn. Rows are the truth, columns the decision."""
     grid = np.array([[counts["tn"], counts["fp"]], [counts["fn"], counts["tp"]]])
+    truths = ["normal", "tumor"]
     share = grid / np.maximum(grid.sum(axis=1, keepdims=True), 1)
     with matplotlib.rc_context(_STYLE):
         figure, axes = _axes("Confusion matrix", "decision", "truth")
@@ -110,26 +117,28 @@ def confusion(counts: Mapping[str, int]) -> str:
                     linewidth=0,
                 )
                 axes.text(column, row - 0.08, f"{grid[row, column]:,}", ha="center", va="center", size=14)
-                axes.text(column, row + 0.22, f"{share[row, column]:.1%} of row", ha="center", va="center", size=8)
+                part = f"{100 * share[row, column]:.1f} % of {truths[row]}"
+                axes.text(column, row + 0.22, part, ha="center", va="center", size=8)
         axes.set(xticks=[0, 1], yticks=[0, 1], xlim=(-0.5, 1.5), ylim=(1.5, -0.5))
         axes.set_xticklabels(["negative", "positive"])
-        axes.set_yticklabels(["normal", "tumor"])
+        axes.set_yticklabels(truths)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
         alt = ", ".join(f"{name} {counts[name]}" for name in ("tp", "fp", "tn", "fn"))
         return _svg(figure, "confusion", f"Confusion matrix: {alt}")
 
 
-def roc(labels: ArrayLike, scores: ArrayLike, *, operating: tuple[float, float] | None = None) -> str:
-    """operating: false and true positive rate at the threshold in use. Raises ValueError with one class only."""
+def roc(labels: ArrayLike, scores: ArrayLike, *, area: float, operating: tuple[float, float]) -> str:
+    """area: below this curve. operating: false and true positive rate at the threshold in use.
+
+    Raises ValueError with one class only.
+    """
     false, true = thinned(*metrics.roc_curve(labels, scores)[:2])
-    area = metrics.auroc(labels, scores)
     with matplotlib.rc_context(_STYLE):
         figure, axes = _axes("ROC", "false positive rate (1 - specificity)", "sensitivity")
         axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=":")
         axes.plot(false, true, color=FIRST, label=f"AUROC {area:.4f}")
-        if operating is not None:
-            axes.plot(*operating, marker="o", color=SECOND, linestyle="", label="at the threshold")
+        axes.plot(*operating, marker="o", color=SECOND, linestyle="", label="at the threshold")
         axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
         axes.legend(loc="lower right")
         return _svg(figure, "roc", f"ROC curve with an area of {area:.4f}")
@@ -152,9 +161,11 @@ def score_histogram(probabilities: ArrayLike, labels: ArrayLike | None, threshol
     with matplotlib.rc_context(_STYLE):
         figure, axes = _axes("Scores", "probability of tumor", "slices" if labels is None else "share of its class")
         if labels is None:
-            axes.stairs(np.histogram(values, edges)[0], edges, color=FIRST, fill=True, alpha=0.6)
+            slices = np.histogram(values, edges)[0]
+            axes.stairs(slices, edges, color=FIRST, fill=True, alpha=0.6)
             axes.set_yscale("symlog", linthresh=1)
-            axes.set_ylim(bottom=0)
+            axes.set_ylim(0, 10 * max(slices.max(), 1))  # room for the legend
+            axes.yaxis.set_major_formatter(EngFormatter(sep=""))
         else:
             truth = np.asarray(labels)
             for label, name, colour in ((0, "normal", FIRST), (1, "tumor", SECOND)):
@@ -163,17 +174,22 @@ def score_histogram(probabilities: ArrayLike, labels: ArrayLike | None, threshol
                     share = np.histogram(mine, edges)[0] / len(mine)
                     axes.stairs(share, edges, color=colour, fill=True, alpha=0.3)
                     axes.stairs(share, edges, color=colour, linewidth=1.4, label=f"{name} ({len(mine):,})")
-            axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+            axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
         axes.axvline(threshold, color=INK, linewidth=1, linestyle=":", label=f"threshold {threshold:g}")
         axes.set_xlim(0, 1)
-        axes.legend()
-        return _svg(figure, "scores", f"Distribution of the probability of tumor over {len(values):,} slices")
+        axes.legend(loc="upper center")
+        return _svg(
+            figure,
+            "scores" if labels is None else "class-scores",
+            f"Distribution of the probability of tumor over {len(values):,} slices",
+        )
 
 
 def _axes(title: str, x: str, y: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(WIDTH_IN, HEIGHT_IN), layout="constrained")
-    axes = figure.add_subplot()
+    figure = Figure(figsize=(WIDTH_IN, HEIGHT_IN))
+    axes = figure.add_axes((0.17, 0.14, 0.81, 0.77))  # fixed: fitting to the texts takes longer than drawing
     axes.set(title=title, xlabel=x, ylabel=y)
+    figure.patch.set_visible(False)
     axes.patch.set_visible(False)
     return figure, axes
 

@@ -11,12 +11,13 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
+from mri_ray import __version__
 from mri_ray.archive.storage import Location
 from mri_ray.errors import TooManyQuarantined
 from mri_ray.records import SCHEMA_VERSION
 
 NAME = "run.json"
-LIBRARIES = ("mri_ray", "ray", "torch", "torchvision", "pyarrow", "pillow", "numpy")
+LIBRARIES = ("ray", "torch", "torchvision", "pyarrow", "pillow", "numpy")
 
 
 class Record:
@@ -61,6 +62,7 @@ class Record:
 def versions() -> dict[str, str]:
     """Of Python, the libraries that decide a result, and the tables' schema."""
     return {name: version(name) for name in LIBRARIES} | {
+        "mri_ray": __version__,  # not from the metadata: a submitted working directory is not installed
         "python": platform.python_version(),
         "schema": str(SCHEMA_VERSION),
     }

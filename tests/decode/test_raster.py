@@ -133,7 +133,6 @@ class Member:
     bits: int = 8
     coloured: bool = False
     tolerance: float = 0
-    turned: float | None = None  # how the same is stored with an orientation; None where Pillow writes none
 
 
 def _lossless() -> list[Member]:
@@ -197,7 +196,7 @@ def _tiffs() -> list[Member]:
     real = GREY / np.float32(7) - 3
     wide = GREY.astype(np.uint32) * 16_777_215
     cmyk = _grey("RGB").convert("CMYK")
-    pressed = ("tiff_lzw", "tiff_adobe_deflate", "packbits", "zstd", "lzma")
+    pressed = ("tiff_lzw", "tiff_adobe_deflate", "packbits", "lzma")
     return [
         *(Member(f"TIFF L {way}", lambda way=way: _saved(_grey(), "TIFF", compression=way), GREY) for way in pressed),
         *(

@@ -41,10 +41,10 @@ def ray_cluster(s3_server) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def archive(tmp_path_factory) -> Path:
-    """120 phantom slices of 20 patients, with a labels file beside them."""
+    """120 phantom slices of 20 patients; labels.csv lies beside their folder."""
     folder = tmp_path_factory.mktemp("phantoms")
-    phantom.write(Location.of(str(folder)), phantom.PhantomConfig(patients=20, slices=6, seed=5))
-    return folder
+    phantom.write(Location.of(str(folder)), phantom.PhantomConfig(patients=20, slices=6, second_study=0, seed=5))
+    return folder / "images"
 
 
 @pytest.fixture(scope="session")
@@ -60,6 +60,6 @@ def trained(ray_cluster, archive, tmp_path_factory) -> dict:
 
     output = tmp_path_factory.mktemp("trained")
     settings = config.build(
-        TrainRun, SMALL | {"archive": str(archive), "labels": str(archive / "labels.csv"), "output": str(output)}
+        TrainRun, SMALL | {"archive": str(archive), "labels": f"{archive.parent}/labels.csv", "output": str(output)}
     )
     return train.run(settings).values

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from mri_ray.errors import ConfigError, RunError
 from mri_ray.learn.bundle import Bundle, module
@@ -12,17 +13,41 @@ from mri_ray.records import Decision
 SIZE = 64
 
 
-def a_bundle(name: str = "cnn", **changes) -> Bundle:
-    model = ModelConfig(name=name, input_size=SIZE)
-    net = build(model, seed=5).train()
-    torch.manual_seed(5)
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Threads that wait for each other on a busy machine make these tests many times slower."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def pictures(n: int, size: int = SIZE) -> np.ndarray:
+    """Waves of varied length, direction and contrast, with noise."""
+    rng = np.random.default_rng(11)
+    y, x = np.mgrid[0:size, 0:size] / size
+    waves = [127 + c * np.sin(a * x + b) * np.cos(b * y) for a, b, c in rng.uniform((1, 1, 40), (12, 12, 127), (n, 3))]
+    noisy = np.reshape(waves, (n, 1, size, size)) + rng.normal(0, 8, (n, 1, size, size))
+    return np.clip(noisy, 0, 255).astype(np.uint8)
+
+
+def a_bundle(name: str = "cnn", size: int = SIZE, **changes) -> Bundle:
+    """Not trained, but its logits spread over these pictures as a trained network's do (fresh ones hardly differ)."""
+    model = ModelConfig(name=name, input_size=size, dropout=0.0)
+    net = build(model, seed=5)
+    images = torch.from_numpy(pictures(16, size)).float() / 255
+    for layer in net.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = 1.0
     with torch.no_grad():
-        net(torch.rand(32, 1, SIZE, SIZE))  # moves batch norm's averages from their start
-    return Bundle(**{"model": model, "prepare": PrepareConfig(size=SIZE), "weights": net.state_dict(), **changes})
-
-
-def pictures(n: int) -> np.ndarray:
-    return np.random.default_rng(11).integers(0, 256, (n, 1, SIZE, SIZE), dtype=np.uint8)
+        net.train()(images)
+        head = [layer for layer in net.modules() if isinstance(layer, nn.Linear)][-1]
+        difference = net.eval()(images) @ torch.tensor([-1.0, 1.0])
+        scale = 2 / difference.std()
+        head.weight *= scale
+        head.bias *= scale
+        head.bias[1] -= scale * difference.mean()
+    return Bundle(**{"model": model, "prepare": PrepareConfig(size=size), "weights": net.state_dict(), **changes})
 
 
 @pytest.fixture(scope="module")
@@ -31,36 +56,55 @@ def bundle() -> Bundle:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_fp32_is_the_softmax_of_a_plain_forward_pass(name):
+def test_fp32_is_the_softmax_of_a_float64_forward_pass(name):
     bundle, images = a_bundle(name, temperature=1.7), pictures(7)
     with torch.inference_mode():
-        z = module(bundle)(torch.from_numpy(images).float() / 255)
-    expected = torch.softmax(z.double() / bundle.temperature, dim=1)[:, 1].numpy()
+        z = module(bundle).double()(torch.from_numpy(images).double() / 255)
+    expected = torch.softmax(z / bundle.temperature, dim=1)[:, 1].numpy()
     answers = Predictor(bundle, precision="fp32", micro_batch=3).predict(images)
-    np.testing.assert_allclose(answers.logit, (z[:, 1] - z[:, 0]).numpy(), atol=2e-6)
-    np.testing.assert_allclose(answers.probability, expected, atol=1e-6)
+    np.testing.assert_allclose(answers.logit, (z[:, 1] - z[:, 0]).numpy(), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(answers.probability, expected, atol=1e-5)
     assert answers.logit.dtype == answers.probability.dtype == np.float32
-    assert expected.std() > 1e-4  # else any answer would pass
+    assert expected.std() > 0.1  # else any answer would pass
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_probability_does_not_depend_on_its_batch(name):
-    bundle, images = a_bundle(name), pictures(50)
-    whole = Predictor(bundle, precision="fp32", micro_batch=50).predict(images).probability
+# EfficientNet without training amplifies rounding; trained for 30 steps it kept within 2e-7.
+@pytest.mark.parametrize(
+    ("name", "size", "n", "limit"),
+    [
+        ("cnn", 224, 50, 1e-6),
+        ("resnet18", 224, 5, 1e-6),
+        ("mobilenet_v3_small", 224, 17, 1e-6),
+        ("efficientnet_b0", 64, 17, 1e-5),
+    ],
+)
+def test_a_probability_does_not_depend_on_its_batch(name, size, n, limit):
+    bundle, images = a_bundle(name, size), pictures(n, size)
+    whole = Predictor(bundle, precision="fp32", micro_batch=n).predict(images).probability
+    assert whole.std() > 0.1
     for micro_batch in (1, 3, 16):
         again = Predictor(bundle, precision="fp32", micro_batch=micro_batch).predict(images).probability
-        assert np.abs(again - whole).max() <= 1e-6, micro_batch
-    predictor = Predictor(bundle, precision="fp32")
-    for size in (1, 3, 16, 50):
-        parts = [predictor.predict(images[i : i + size]).probability for i in range(0, 50, size)]
-        assert np.abs(np.concatenate(parts) - whole).max() <= 1e-6, size
+        assert np.abs(again - whole).max() <= limit, micro_batch
+
+
+@pytest.mark.parametrize("size", [1, 3, 16, 50])
+def test_a_probability_does_not_depend_on_its_call(bundle_224, size):
+    predictor, images, whole = bundle_224
+    parts = [predictor.predict(images[i : i + size]).probability for i in range(0, 50, size)]
+    assert np.abs(np.concatenate(parts) - whole).max() <= 1e-6
+
+
+@pytest.fixture(scope="module")
+def bundle_224():
+    predictor, images = Predictor(a_bundle(size=224), precision="fp32"), pictures(50, 224)
+    return predictor, images, predictor.predict(images).probability
 
 
 def test_order_is_kept(bundle):
     images, predictor = pictures(20), Predictor(bundle)
     order = np.random.default_rng(0).permutation(20)
     np.testing.assert_allclose(
-        predictor.predict(images[order]).probability, predictor.predict(images).probability[order], atol=1e-6
+        predictor.predict(images[order]).probability, predictor.predict(images).probability[order], atol=1e-5
     )
 
 
@@ -79,7 +123,7 @@ def test_the_input_may_be_read_only_and_is_left_alone(bundle):
     np.testing.assert_array_equal(images, before)
     answers.probability[0] = 0  # what comes back is the caller's own
     strided = Predictor(bundle).predict(images[::-1])
-    np.testing.assert_allclose(strided.logit[::-1], answers.logit, atol=2e-6)
+    np.testing.assert_allclose(strided.logit[::-1], answers.logit, atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,124 @@
+"""Where the head is, and how it is brought to the model's size."""
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from mri_ray.prepare.settings import PrepareConfig
+
+# Pixels of the small copy in which the head is looked for, and what counts there; tried on 5,000 public pictures.
+_SMALL_SIDE = 128
+_MIN_CONTRAST = 8  # grey levels above the background
+_RELATIVE_CONTRAST = 0.12  # of the brightest tissue
+_MIN_AREA = 0.001  # of the small copy; less is no head
+_MIN_PART = 0.1  # of the largest part's area: skull and brain may come apart, several heads may be tiled
+_FRAME_RANGE = 24  # grey levels within one line of a bright frame
+_OPENING = np.ones((3, 3), np.uint8)
+
+Box = tuple[int, int, int, int]  # top, left, bottom, right; the last two are one beyond
+
+
+def shrink(pixels: np.ndarray, side: int) -> np.ndarray:
+    """Means of whole blocks, uint8 (H, W) -> uint8 with no side above `side`; rows and columns left over are cut."""
+    rows, columns = _block(pixels.shape, side)
+    height, width = pixels.shape[0] // rows, pixels.shape[1] // columns
+    whole = pixels[: height * rows, : width * columns]
+    return cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA)
+
+
+def crop_to_head(pixels: np.ndarray, config: PrepareConfig) -> np.ndarray:
+    """The part of a uint8 (H, W) picture that holds the head and a margin (a view); all of it if there is no head.
+
+    Bright frames, thin lines and small writing do not count. Nothing is enlarged beyond `config.min_crop`.
+    """
+    small = shrink(pixels, _SMALL_SIDE)
+    inner = _within_frame(small)
+    head = _head(small, inner)
+    if head is None:
+        return pixels
+    box, bounds = (_enlarged(part, pixels.shape, small.shape) for part in (head, inner))
+    top, left, bottom, right = _padded(box, bounds, config)
+    return pixels[top:bottom, left:right]
+
+
+def fit(pixels: np.ndarray, size: int) -> np.ndarray:
+    """Antialiased resize of uint8 (H, W) to uint8 (size, size): aspect kept, centred on black."""
+    height, width = pixels.shape
+    scale = size / max(height, width)
+    rows, columns = (max(1, round(side * scale)) for side in (height, width))
+    # Pillow's filters widen with the reduction, so fine detail is averaged and not skipped.
+    resized = Image.fromarray(pixels).resize((columns, rows), Image.Resampling.BILINEAR)
+    out = np.zeros((size, size), np.uint8)
+    top, left = (size - rows) // 2, (size - columns) // 2
+    out[top : top + rows, left : left + columns] = np.asarray(resized)
+    return out
+
+
+def _block(shape: tuple[int, ...], side: int) -> tuple[int, int]:
+    block = -(-max(shape) // side)
+    return min(block, shape[0]), min(block, shape[1])
+
+
+def _within_frame(small: np.ndarray) -> Box:
+    """What is left when even, bright lines are taken off the edges; everything if nothing would be left."""
+    top, left, (bottom, right) = 0, 0, small.shape
+    while True:
+        before = (top, left, bottom, right)
+        first, last = _even_edges(small[top:bottom, left:right])
+        top, bottom = top + first, bottom - last
+        first, last = _even_edges(small[top:bottom, left:right].T)
+        left, right = left + first, right - last
+        if top >= bottom or left >= right:
+            return (0, 0, *small.shape)
+        if (top, left, bottom, right) == before:
+            return before
+
+
+def _even_edges(lines: np.ndarray) -> tuple[int, int]:
+    """How many of the first and of the last rows are of one bright grey."""
+    if lines.size == 0:
+        return 0, 0
+    darkest, brightest = lines.min(axis=1), lines.max(axis=1)
+    uneven = np.flatnonzero((brightest - darkest > _FRAME_RANGE) | (brightest < 128))
+    return (int(uneven[0]), len(lines) - 1 - int(uneven[-1])) if uneven.size else (len(lines), 0)
+
+
+def _head(small: np.ndarray, inner: Box) -> Box | None:
+    """Box around the large bright parts."""
+    top, left, bottom, right = inner
+    part = small[top:bottom, left:right]
+    levels = np.cumsum(np.bincount(part.ravel(), minlength=256)) / part.size
+    dark, bright = np.searchsorted(levels, (0.05, 0.99)).tolist()
+    threshold = dark + max(_MIN_CONTRAST, _RELATIVE_CONTRAST * (bright - dark))
+    # One thread: OpenCV's pool does not survive a fork, and the workers are the parallelism.
+    cv2.setNumThreads(1)
+    mask = cv2.morphologyEx((part > threshold).astype(np.uint8), cv2.MORPH_OPEN, _OPENING)
+    _, _, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
+    parts = stats[1:]  # the first is the background
+    if not len(parts) or parts[:, cv2.CC_STAT_AREA].max() < _MIN_AREA * part.size:
+        return None
+    parts = parts[parts[:, cv2.CC_STAT_AREA] >= _MIN_PART * parts[:, cv2.CC_STAT_AREA].max()]
+    x, y, width, height, _ = parts.T
+    return top + int(y.min()), left + int(x.min()), top + int((y + height).max()), left + int((x + width).max())
+
+
+def _enlarged(box: Box, shape: tuple[int, ...], small: tuple[int, ...]) -> Box:
+    """A box in the small copy -> in the picture; what was cut off the small copy belongs to its last line."""
+    rows, columns = _block(shape, _SMALL_SIDE)
+    top, left, bottom, right = box
+    bottom = shape[0] if bottom == small[0] else bottom * rows
+    right = shape[1] if right == small[1] else right * columns
+    return top * rows, left * columns, bottom, right
+
+
+def _padded(box: Box, bounds: Box, config: PrepareConfig) -> Box:
+    """The box with its margin, grown to the smallest crop allowed, within the bounds."""
+    longer = max(box[2] - box[0], box[3] - box[1])
+    allowed = config.min_crop * max(bounds[2] - bounds[0], bounds[3] - bounds[1])
+    margin = round(max(config.margin * longer, (allowed - longer) / 2))
+    return (
+        max(box[0] - margin, bounds[0]),
+        max(box[1] - margin, bounds[1]),
+        min(box[2] + margin, bounds[2]),
+        min(box[3] + margin, bounds[3]),
+    )

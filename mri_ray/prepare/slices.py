@@ -1,0 +1,30 @@
+"""A slice -> the model's input: the one path for training, scoring and serving."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mri_ray.prepare.geometry import crop_to_head, fit
+from mri_ray.prepare.intensity import is_blank, to_uint8
+from mri_ray.prepare.settings import PrepareConfig
+from mri_ray.records import Flag, Slice
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prepared:
+    """pixels: uint8 (1, size, size); pixels / 255 is the model's input. flags: the slice's own and what was seen."""
+
+    pixels: np.ndarray
+    flags: frozenset[Flag]
+
+
+def prepare(item: Slice, config: PrepareConfig) -> Prepared:
+    """Window, crop to the head and fit; depends on the slice's pixels, its depth and the config only."""
+    pixels, flags = to_uint8(item.pixels, item.bits, config)
+    flags |= item.flags
+    if is_blank(pixels):
+        return Prepared(pixels=fit(pixels, config.size)[np.newaxis], flags=flags | {Flag.BLANK})
+    head = crop_to_head(pixels, config)
+    if max(head.shape) < config.size:
+        flags |= {Flag.UPSCALED}
+    return Prepared(pixels=fit(head, config.size)[np.newaxis], flags=flags)

@@ -1,0 +1,116 @@
+"""Jobs as their users start them: processes of their own, on a Ray of their own, ended by pid."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+class Jobs:
+    """Starts `python -m jobs.NAME` in the project's folder; ends what is left when the test ends."""
+
+    def __init__(self) -> None:
+        self._started: list[subprocess.Popen] = []
+        self._folders: list[tempfile.TemporaryDirectory] = []
+
+    def start(self, name: str, *pairs: str) -> subprocess.Popen:
+        folder = tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp")  # noqa: S108 - sockets need a short path
+        self._folders.append(folder)
+        process = subprocess.Popen(
+            [sys.executable, "-m", f"jobs.{name}", *pairs, f"ray.temp_dir={folder.name}"],
+            cwd=ROOT,
+            env=os.environ | {"RAY_AUTH_MODE": "disabled"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self._started.append(process)
+        return process
+
+    def run(self, name: str, *pairs: str) -> tuple[int, str]:
+        """The exit code, and all that was printed."""
+        process = self.start(name, *pairs)
+        printed, _ = process.communicate(timeout=1200)
+        return process.returncode, printed
+
+    def kill(self, process: subprocess.Popen) -> None:
+        """SIGKILL to the driver alone; returns when the Ray it had started is gone as well."""
+        folder = self._folders[self._started.index(process)].name
+        process.kill()
+        process.wait()
+        end = time.monotonic() + 60
+        while using(folder):
+            assert time.monotonic() < end, "Ray outlives its driver"
+            time.sleep(0.2)
+
+    def close(self) -> None:
+        for process, folder in zip(self._started, self._folders, strict=True):
+            if process.poll() is None:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+            for pid in using(folder.name):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            with suppress(OSError):
+                folder.cleanup()
+
+
+def using(folder: str) -> list[int]:
+    """Processes that name a folder in their command line."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            if folder.encode() in entry.read_bytes():
+                found.append(int(entry.parent.name))
+    return [pid for pid in found if pid != os.getpid()]
+
+
+@contextmanager
+def jobs_here() -> Iterator[Jobs]:
+    jobs = Jobs()
+    try:
+        yield jobs
+    finally:
+        jobs.close()
+
+
+@pytest.fixture
+def jobs() -> Iterator[Jobs]:
+    with jobs_here() as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def phantoms(tmp_path_factory) -> Path:
+    """600 phantom slices of 50 patients; labels.csv lies beside their folder."""
+    from mri_ray import phantom
+    from mri_ray.archive.storage import Location
+
+    folder = tmp_path_factory.mktemp("phantoms")
+    phantom.write(Location.of(str(folder)), phantom.PhantomConfig(patients=50, slices=12, second_study=0, seed=11))
+    return folder / "images"
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory) -> Path:
+    """A bundle with fresh weights: what it answers does not matter here, only that it is the same each time."""
+    from mri_ray.archive.storage import Location
+    from mri_ray.learn import bundle as bundles
+    from mri_ray.learn.model import ModelConfig, build
+    from mri_ray.prepare.settings import PrepareConfig
+
+    folder = tmp_path_factory.mktemp("bundle")
+    model = ModelConfig(width=4)
+    weights = build(model, seed=1).state_dict()
+    bundles.save(bundles.Bundle(model=model, prepare=PrepareConfig(), weights=weights), Location.of(str(folder)))
+    return folder

@@ -1,0 +1,167 @@
+"""Plots are well-formed, small, free of the outside, and show what they were given."""
+
+import base64
+import io
+import re
+from xml.etree import ElementTree
+
+import matplotlib
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from mri_ray import metrics
+from mri_ray.report import plots
+
+RNG = np.random.default_rng(0)
+LABELS = (RNG.random(5000) < 0.3).astype(np.int8)
+LOGITS = RNG.normal(3 * LABELS - 1.5, 1.5)
+PROBABILITIES = 1 / (1 + np.exp(-LOGITS))
+
+
+def history(epochs: int) -> list[dict]:
+    return [
+        {
+            "epoch": epoch,
+            "train_loss": 1 / epoch,
+            "train_accuracy": 1 - 0.5 / epoch,
+            "validation_loss": 1.2 / epoch,
+            "validation_accuracy": 1 - 0.6 / epoch,
+            "validation_auroc": None if epoch == 2 else 1 - 0.4 / epoch,
+        }
+        for epoch in range(1, epochs + 1)
+    ]
+
+
+def every_plot() -> dict[str, str]:
+    loss, accuracy, auroc = plots.learning_curves(history(5), 3)
+    return {
+        "loss": loss,
+        "accuracy": accuracy,
+        "auroc": auroc,
+        "confusion": plots.confusion({"tp": 11, "fp": 222, "tn": 3333, "fn": 4}),
+        "roc": plots.roc(LABELS, LOGITS, area=0.9123, operating=(0.1, 0.8)),
+        "scores": plots.score_histogram(PROBABILITIES, None, 0.5),
+        "class scores": plots.score_histogram(PROBABILITIES, LABELS, 0.5),
+    }
+
+
+PLOTS = every_plot()
+
+
+def texts(svg: str) -> list[str]:
+    return re.findall(r"<text[^>]*>([^<]*)</text>", svg)
+
+
+@pytest.mark.parametrize("svg", PLOTS.values(), ids=PLOTS)
+def test_is_one_small_element_with_a_text_for_those_who_cannot_see_it(svg):
+    assert len(svg) < 40_000
+    element = ElementTree.fromstring(svg.replace("xlink:href", "href"))  # noqa: S314  # our own
+    assert element.tag == "svg"
+    assert element.get("role") == "img"
+    assert element.get("aria-label")
+
+
+@pytest.mark.parametrize("svg", PLOTS.values(), ids=PLOTS)
+def test_holds_no_address_no_date_and_no_style_of_the_whole_page(svg):
+    assert "http" not in svg
+    assert "<metadata" not in svg
+    assert "<style" not in svg
+
+
+@pytest.mark.parametrize("svg", PLOTS.values(), ids=PLOTS)
+def test_has_only_colours_of_the_page(svg):
+    assert "var(--ink)" in svg
+    assert not re.findall(r"#[0-9a-f]{6}\b", svg)
+    assert not re.search(r"<text(?![^>]*fill: var)", svg), "text without a colour is black on a dark page"
+
+
+def test_ids_differ_between_the_plots_of_a_page_and_every_reference_is_there():
+    ids = [name for svg in PLOTS.values() for name in re.findall(r'\bid="([^"]+)"', svg)]
+    assert len(ids) == len(set(ids))
+    for svg in PLOTS.values():
+        used = set(re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', svg))
+        assert {a or b for a, b in used} <= set(re.findall(r'\bid="([^"]+)"', svg))
+
+
+def test_same_numbers_give_the_same_bytes_and_leave_matplotlib_as_it_was():
+    before = dict(matplotlib.rcParams)
+    assert every_plot() == PLOTS
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_learning_curves_mark_the_best_epoch_and_pass_over_undefined_values():
+    curves = plots.learning_curves(history(6), 4)
+    assert ["best epoch: 4" in texts(svg) for svg in curves] == [True] * 3
+    assert "nan" not in "".join(curves)
+
+
+def test_learning_curves_of_one_epoch_without_auroc():
+    (line,) = history(1)
+    assert len(plots.learning_curves([line | {"validation_auroc": None}], 1)) == 2
+
+
+def test_learning_curves_without_epochs():
+    assert plots.learning_curves([], 0) == []
+
+
+def test_confusion_shows_its_counts_in_the_right_cells():
+    shown = texts(PLOTS["confusion"])
+    cells = [text for text in shown if text in ("11", "222", "3,333", "4")]
+    assert cells == ["3,333", "222", "4", "11"]  # rows normal, tumor; columns negative, positive
+    assert "73.3 % of tumor" in shown
+    assert "tp 11, fp 222, tn 3333, fn 4" in PLOTS["confusion"]
+
+
+def test_confusion_of_nothing():
+    assert "0.0 % of tumor" in texts(plots.confusion({"tp": 0, "fp": 0, "tn": 0, "fn": 0}))
+
+
+def test_roc_shows_its_area_and_refuses_one_class():
+    assert "AUROC 0.9123" in texts(PLOTS["roc"])
+    with pytest.raises(ValueError, match="both classes"):
+        plots.roc(np.ones(5, np.int8), np.arange(5.0), area=1, operating=(0, 1))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(2, 3000), st.integers(2, 50), st.integers(0, 2**32 - 1), st.booleans())
+def test_thinned_keeps_ends_order_and_area(length, points, seed, perfect):
+    rng = np.random.default_rng(seed)
+    false, true = (np.concatenate([[0.0], np.sort(rng.random(length)), [1.0]]) for _ in range(2))
+    if perfect:
+        true[1:] = 1.0
+    x, y = plots.thinned(false, true, points)
+    assert 2 <= len(x) == len(y) <= max(points, 2)
+    assert (x[0], y[0], x[-1], y[-1]) == (0, 0, 1, 1)
+    assert (np.diff(x) >= 0).all()
+    assert (np.diff(y) >= 0).all()
+
+
+def test_thinned_curve_of_many_rows_has_the_same_area():
+    rng = np.random.default_rng(1)
+    labels = (rng.random(200_000) < 0.01).astype(np.int8)
+    scores = rng.normal(2 * labels, 1)
+    x, y = plots.thinned(*metrics.roc_curve(labels, scores)[:2])
+    assert len(x) <= plots.ROC_POINTS
+    assert np.sum(np.diff(x) * (y[1:] + y[:-1]) / 2) == pytest.approx(metrics.auroc(labels, scores), abs=2e-3)
+
+
+def test_histogram_names_classes_with_their_numbers():
+    shown = texts(PLOTS["class scores"])
+    assert f"tumor ({LABELS.sum():,})" in shown
+    assert f"normal ({(1 - LABELS).sum():,})" in shown
+    assert "threshold 0.5" in shown
+
+
+@pytest.mark.parametrize("labels", [None, np.zeros(3, np.int8)], ids=["unknown", "one class"])
+def test_histogram_of_few_slices(labels):
+    assert "<svg" in plots.score_histogram(np.array([0.0, 0.5, 1.0], np.float32), labels, 0.5)
+
+
+def test_picture_keeps_every_pixel():
+    pixels = RNG.integers(0, 256, (32, 48), dtype=np.uint8)
+    head, _, body = plots.picture(pixels).partition(",")
+    assert head == "data:image/png;base64"
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(body)))), pixels)
