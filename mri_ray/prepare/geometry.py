@@ -10,7 +10,7 @@ from mri_ray.prepare.settings import PrepareConfig
 _SMALL_SIDE = 128
 _MIN_CONTRAST = 8  # grey levels above the background
 _RELATIVE_CONTRAST = 0.12  # of the brightest tissue
-_MIN_AREA = 0.001  # of the small copy; less is no head
+_MIN_AREA = 0.005  # of the small copy; less is no head
 _MIN_PART = 0.1  # of the largest part's area: skull and brain may come apart, several heads may be tiled
 _FRAME_RANGE = 24  # grey levels within one line of a bright frame
 _OPENING = np.ones((3, 3), np.uint8)
@@ -26,12 +26,18 @@ def shrink(pixels: np.ndarray, side: int) -> np.ndarray:
     return cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA)
 
 
-def crop_to_head(pixels: np.ndarray, config: PrepareConfig) -> np.ndarray:
+def overview(pixels: np.ndarray) -> np.ndarray:
+    """The small copy in which `crop_to_head` looks for the head."""
+    return shrink(pixels, _SMALL_SIDE)
+
+
+def crop_to_head(pixels: np.ndarray, config: PrepareConfig, small: np.ndarray | None = None) -> np.ndarray:
     """The part of a uint8 (H, W) picture that holds the head and a margin (a view); all of it if there is no head.
 
-    Bright frames, thin lines and small writing do not count. Nothing is enlarged beyond `config.min_crop`.
+    Bright frames, thin lines and small writing do not count. No side is cut below `config.min_crop`. `small` is the
+    picture's `overview` where the caller has it already.
     """
-    small = shrink(pixels, _SMALL_SIDE)
+    small = overview(pixels) if small is None else small
     inner = _within_frame(small)
     head = _head(small, inner)
     if head is None:
@@ -112,13 +118,16 @@ def _enlarged(box: Box, shape: tuple[int, ...], small: tuple[int, ...]) -> Box:
 
 
 def _padded(box: Box, bounds: Box, config: PrepareConfig) -> Box:
-    """The box with its margin, grown to the smallest crop allowed, within the bounds."""
-    longer = max(box[2] - box[0], box[3] - box[1])
-    allowed = config.min_crop * max(bounds[2] - bounds[0], bounds[3] - bounds[1])
-    margin = round(max(config.margin * longer, (allowed - longer) / 2))
-    return (
-        max(box[0] - margin, bounds[0]),
-        max(box[1] - margin, bounds[1]),
-        min(box[2] + margin, bounds[2]),
-        min(box[3] + margin, bounds[3]),
+    """The box with its margin, no side below the smallest allowed, moved and cut to lie within the bounds."""
+    margin = 2 * round(config.margin * max(box[2] - box[0], box[3] - box[1]))
+    smallest = round(config.min_crop * max(bounds[2] - bounds[0], bounds[3] - bounds[1]))
+    (top, bottom), (left, right) = (
+        _grown(box[axis : axis + 3 : 2], bounds[axis : axis + 3 : 2], margin, smallest) for axis in (0, 1)
     )
+    return top, left, bottom, right
+
+
+def _grown(ends: tuple[int, ...], bounds: tuple[int, ...], margin: int, smallest: int) -> tuple[int, int]:
+    length = min(max(ends[1] - ends[0] + margin, smallest), bounds[1] - bounds[0])
+    first = min(max((sum(ends) - length) // 2, bounds[0]), bounds[1] - length)
+    return first, first + length

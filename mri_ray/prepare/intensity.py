@@ -19,8 +19,8 @@ _BLANK_AREA = 0.001
 def to_uint8(pixels: np.ndarray, bits: int, config: PrepareConfig) -> tuple[np.ndarray, frozenset[Flag]]:
     """Intensities float (H, W) -> uint8 (H, W) and flags.
 
-    8 bits stay as they are. Anything else is windowed by percentiles, and the window is never narrower than
-    `config.window_floor` times the noise: a slice without signal stays dark and is flagged LOW_CONTRAST.
+    8 bits stay as they are. Anything else is windowed by percentiles. A window narrower than `config.window_floor`
+    times the noise is widened: a slice without signal stays dark and is flagged LOW_CONTRAST.
     NaN counts as the darkest number there is, infinities as the darkest and the brightest.
     """
     lowest, highest = float(pixels.min()), float(pixels.max())
@@ -32,9 +32,12 @@ def to_uint8(pixels: np.ndarray, bits: int, config: PrepareConfig) -> tuple[np.n
     low, high = _percentiles(sample := _sample(pixels), config)
     if high == low:  # all but a few pixels are equal: the few are what there is to see
         low, high = lowest, highest
-    narrowest = max(config.window_floor * _noise(sample), 1 / _HUGE)
-    flags = frozenset({Flag.LOW_CONTRAST}) if high - low < narrowest else frozenset()
-    scale = 255 / max(high - low, narrowest)
+    width, narrowest = max(high - low, 1 / _HUGE), config.window_floor * _noise(sample)
+    flags: frozenset[Flag] = frozenset()
+    if width < narrowest:
+        # By the square: what is hardly below the floor hardly changes, and noise alone becomes dark.
+        width, flags = narrowest**2 / width, frozenset({Flag.LOW_CONTRAST})
+    scale = 255 / width
     scaled = (np.clip(pixels, low, high) - np.float32(low)) * np.float32(scale)
     return np.rint(scaled).astype(np.uint8, order="C"), flags
 

@@ -15,14 +15,14 @@ class PrepareConfig:
 
     size: side of the square input, pixels, 8 to 4096.
     window_percentiles: of the intensities of a picture deeper than 8 bits; what lies outside becomes black or white.
-    window_floor: narrowest intensity window, in standard deviations of the picture's noise.
+    window_floor: narrowest intensity window that is used as it is, in standard deviations of the picture's noise.
     margin: left around the head on each side, as a fraction of the head's longer side, 0 to 1.
-    min_crop: longer side of the crop as a fraction of the picture's, at least, above 0 to 1; 1 turns cropping off.
+    min_crop: smallest side of the crop as a fraction of the picture's longer side, 0 to 1; 1 turns cropping off.
     """
 
     size: int = 224
     window_percentiles: tuple[float, float] = (0.5, 99.5)
-    window_floor: float = 24.0
+    window_floor: float = 16.0
     margin: float = 0.03
     min_crop: float = 0.5
 
@@ -38,8 +38,6 @@ class PrepareConfig:
             if not _is_number(value) or not lowest <= value <= highest:
                 raise ConfigError(f"{name}: must be a number from {lowest:g} to {highest:g}, got {value!r}")
             object.__setattr__(self, name, float(value))
-        if self.min_crop == 0:
-            raise ConfigError("min_crop: must be above 0, got 0.0")
 
     def digest(self) -> str:
         """Names the preparation: equal digests give equal pixels."""

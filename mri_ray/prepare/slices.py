@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mri_ray.prepare.geometry import crop_to_head, fit
+from mri_ray.prepare.geometry import crop_to_head, fit, overview
 from mri_ray.prepare.intensity import is_blank, to_uint8
 from mri_ray.prepare.settings import PrepareConfig
 from mri_ray.records import Flag, Slice
@@ -22,9 +22,10 @@ def prepare(item: Slice, config: PrepareConfig) -> Prepared:
     """Window, crop to the head and fit; depends on the slice's pixels, its depth and the config only."""
     pixels, flags = to_uint8(item.pixels, item.bits, config)
     flags |= item.flags
-    if is_blank(pixels):
+    small = overview(pixels)
+    if is_blank(small):
         return Prepared(pixels=fit(pixels, config.size)[np.newaxis], flags=flags | {Flag.BLANK})
-    head = crop_to_head(pixels, config)
+    head = crop_to_head(pixels, config, small)
     if max(head.shape) < config.size:
         flags |= {Flag.UPSCALED}
     return Prepared(pixels=fit(head, config.size)[np.newaxis], flags=flags)

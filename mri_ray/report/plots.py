@@ -1,7 +1,8 @@
 """Plots as inline SVG, and pictures as data URIs: numbers in, text out, the same numbers giving the same bytes.
 
 Colours are CSS variables of the page (`--ink`, `--faint`, `--first`, `--second`, `--paper`), so that one drawing suits
-light and dark pages. Text stays text and takes the page's font.
+light and dark pages. Text stays text and takes the page's font. Matplotlib's settings are changed while drawing and put
+back after it: draw from one thread at a time.
 """
 
 import base64

@@ -27,7 +27,7 @@ CHANGES = {
         *[("window_percentiles", value) for value in (("1", "99"), (float("nan"), 99.0), None)],
         *[("window_floor", value) for value in (-1.0, float("inf"), float("nan"), True, "24")],
         *[("margin", value) for value in (-0.1, 1.1)],
-        *[("min_crop", value) for value in (0.0, 1.1)],
+        *[("min_crop", value) for value in (-0.1, 1.1)],
     ],
 )
 def test_a_mistake_names_the_field_the_rule_and_the_value(field, value):
@@ -43,8 +43,8 @@ def test_every_setting_is_part_of_the_digest():
 
 
 def test_how_a_number_is_written_does_not_change_the_digest():
-    written = PrepareConfig(window_percentiles=[1, 99], window_floor=24, margin=0, min_crop=1)
-    assert written == PrepareConfig(window_percentiles=(1.0, 99.0), window_floor=24.0, margin=0.0, min_crop=1.0)
+    written = PrepareConfig(window_percentiles=[1, 99], window_floor=16, margin=0, min_crop=1)
+    assert written == PrepareConfig(window_percentiles=(1.0, 99.0), window_floor=16.0, margin=0.0, min_crop=1.0)
     assert written.digest() == PrepareConfig(window_percentiles=(1.0, 99.0), margin=0.0, min_crop=1.0).digest()
 
 
