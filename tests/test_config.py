@@ -37,7 +37,7 @@ def test_an_override_wins_over_the_file(tmp_path):
         ([*GIVEN, "train.epochs=0"], ["train.epochs", "at least 1", "0"]),
         ([*GIVEN, "train.batch_size=33", "train.workers=2"], ["train.batch_size", "multiple", "33"]),
         ([*GIVEN, "split.by=luck"], ["split.by", "'luck'", "group"]),
-        ([*GIVEN, "split.validation=0.9"], ["split.", "0.15"]),
+        ([*GIVEN, "split.validation=0.9"], ["split.validation", "less than 1"]),
         ([*GIVEN, "prepare.size=128"], ["model.input_size", "128", "224"]),
         ([*GIVEN, "max_quarantined_fraction=2"], ["max_quarantined_fraction", "between 0 and 1", "2"]),
         ([*GIVEN, "model.name=vgg"], ["model.name", "cnn", "'vgg'"]),

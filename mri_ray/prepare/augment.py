@@ -17,10 +17,11 @@ IDENTITY = np.array([1, 0, 0, 0, 1, 0, 1], np.float32)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AugmentConfig:
-    """How far a training picture may be changed; all are drawn evenly from -x to x, 0 leaves the picture alone.
+    """How far a training picture may be changed: x is drawn evenly from -x to x; 0 leaves the picture alone.
 
-    rotation_deg: degrees, to 180. flip: probability of exchanging left and right. zoom: as a part of 1, to 0.9.
-    shift: as a part of the side, in x and y, to 0.5. brightness: factor on the intensities, as a part of 1, to 0.9.
+    rotation_deg: degrees, to 180. flip: probability (not a range) of exchanging left and right. zoom: as a part of 1,
+    to 0.9. shift: as a part of the side, in x and y, to 0.5. brightness: factor on the intensities, as a part of 1,
+    to 0.9.
     """
 
     rotation_deg: float = 15.0

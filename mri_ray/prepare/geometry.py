@@ -12,7 +12,8 @@ _MIN_CONTRAST = 8  # grey levels above the background
 _RELATIVE_CONTRAST = 0.12  # of the brightest tissue
 _MIN_AREA = 0.005  # of the small copy; less is no head
 _MIN_PART = 0.1  # of the largest part's area: skull and brain may come apart, several heads may be tiled
-_FRAME_RANGE = 24  # grey levels within one line of a bright frame
+_FRAME_GREY = 128  # a bright frame is at least as bright
+_FRAME_RANGE = 24  # grey levels within one of its lines
 _OPENING = np.ones((3, 3), np.uint8)
 
 Box = tuple[int, int, int, int]  # top, left, bottom, right; the last two are one beyond
@@ -85,7 +86,7 @@ def _even_edges(lines: np.ndarray) -> tuple[int, int]:
     if lines.size == 0:
         return 0, 0
     darkest, brightest = lines.min(axis=1), lines.max(axis=1)
-    uneven = np.flatnonzero((brightest - darkest > _FRAME_RANGE) | (brightest < 128))
+    uneven = np.flatnonzero((brightest - darkest > _FRAME_RANGE) | (brightest < _FRAME_GREY))
     return (int(uneven[0]), len(lines) - 1 - int(uneven[-1])) if uneven.size else (len(lines), 0)
 
 

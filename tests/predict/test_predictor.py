@@ -39,7 +39,8 @@ def a_bundle(name: str = "cnn", size: int = SIZE, **changes) -> Bundle:
     for layer in net.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.momentum = 1.0
-    with torch.no_grad():
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)  # EfficientNet drops whole blocks at random
         net.train()(images)
         head = [layer for layer in net.modules() if isinstance(layer, nn.Linear)][-1]
         difference = net.eval()(images) @ torch.tensor([-1.0, 1.0])
@@ -68,7 +69,8 @@ def test_fp32_is_the_softmax_of_a_float64_forward_pass(name):
     assert expected.std() > 0.1  # else any answer would pass
 
 
-# EfficientNet without training amplifies rounding; trained for 30 steps it kept within 2e-7.
+# EfficientNet is held to a wider limit: these untrained weights amplify its rounding, to 3e-6 at 224 pixels and more at
+# 64; after 30 steps of training it was 2e-7 at 224.
 @pytest.mark.parametrize(
     ("name", "size", "n", "limit"),
     [

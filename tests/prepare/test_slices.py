@@ -18,6 +18,10 @@ from mri_ray.prepare.slices import prepare
 from mri_ray.records import Flag, Slice
 
 CONFIG = PrepareConfig(size=64)
+PINNED = {
+    8: [[0, 33, 12, 0], [29, 137, 79, 0], [43, 141, 97, 0], [9, 76, 49, 0]],
+    16: [[0, 47, 17, 0], [40, 191, 110, 0], [61, 197, 135, 0], [13, 106, 69, 0]],
+}  # by bits
 
 
 def ellipse(shape=(300, 240), inside=900.0):
@@ -76,6 +80,15 @@ def test_noise_is_flagged_blank_and_stays_dark():
     result = prepare(Slice(pixels=np.rint(noise), bits=12), CONFIG)
     assert result.flags == {Flag.BLANK, Flag.LOW_CONTRAST}
     assert result.pixels.max() < 64
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_the_pixels_are_those_of_earlier_versions(bits):
+    """A bundle's model goes on seeing what it was trained on. If this must change, raise `settings._METHOD`."""
+    pixels = np.rint(ellipse(inside=150.0))
+    pixels[100:140, 90:130] += 40
+    result = prepare(Slice(pixels=pixels, bits=bits), PrepareConfig(size=8)).pixels[0]
+    assert np.abs(result[::2, 1::2].astype(int) - PINNED[bits]).max() <= 1
 
 
 def test_the_answer_does_not_depend_on_what_was_prepared_before():
