@@ -1,5 +1,6 @@
 """Joining a Ray cluster, or starting one on this machine for the length of a run."""
 
+import logging
 import os
 import tempfile
 from collections.abc import Iterator
@@ -17,7 +18,6 @@ WORKER_ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": str(2**30),
     "MALLOC_TRIM_THRESHOLD_": str(2**30),
     "OMP_NUM_THREADS": "1",
-    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
 }
 
 
@@ -28,8 +28,11 @@ def connected(settings: ClusterSettings) -> Iterator[None]:
         yield
         return
     address = settings.address or os.environ.get("RAY_ADDRESS")
-    # Ray's own lines below ERROR would bury the progress; what our workers print is printed here.
-    shared = {"runtime_env": {"env_vars": WORKER_ENVIRONMENT}, "logging_config": ray.LoggingConfig(log_level="ERROR")}
+    shared: dict[str, Any] = {
+        "runtime_env": {"env_vars": WORKER_ENVIRONMENT},
+        "logging_level": logging.ERROR,
+        "log_to_driver": False,
+    }
     if address:
         ray.init(address=address, **shared)
     else:
@@ -44,7 +47,6 @@ def connected(settings: ClusterSettings) -> Iterator[None]:
 def _start(settings: ClusterSettings, shared: dict[str, Any]) -> None:
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # this cluster listens on the loopback interface only
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its warnings are for those who work on Ray
     folder = settings.temp_dir or str(Path(tempfile.gettempdir()) / f"ray-{os.getpid()}")
     ray.init(
         address="local",
@@ -62,6 +64,7 @@ def _quiet() -> None:
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 
 def cpus() -> int:

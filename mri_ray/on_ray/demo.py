@@ -25,9 +25,7 @@ def run(settings: TrainRun) -> str:
     root = Location.of(settings.output, settings.storage)
     log.info("1 of 3: drawing a synthetic archive of %s patients in %s", PHANTOMS.patients, root.uri)
     truth = phantom.write(root, replace(PHANTOMS, seed=settings.seed))
-    training = replace(
-        settings, archive=truth.archive.uri, labels=truth.labels.uri, output=(root / "train").uri
-    )
+    training = replace(settings, archive=truth.archive.uri, labels=truth.labels.uri, output=(root / "train").uri)
     with cluster.connected(settings.ray):
         log.info("2 of 3: training a small CNN on it, for a minute or two")
         trained = train.run(training, headline=HEADLINE).values

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 import ray.train
 import ray.train.torch
 import torch
+from ray.util.queue import Queue
 
 from mri_ray.archive import outputs
 from mri_ray.archive.identity import digest, digest_json
@@ -24,7 +25,7 @@ from mri_ray.learn import bundle as bundles
 from mri_ray.learn.bundle import Bundle
 from mri_ray.learn.model import build, count_parameters
 from mri_ray.learn.plan import Rows
-from mri_ray.on_ray import cluster, ingest, score_shards, train_worker
+from mri_ray.on_ray import cluster, ingest, progress, score_shards, train_worker
 from mri_ray.on_ray.settings import TrainRun
 from mri_ray.on_ray.stream import Prepared
 from mri_ray.predict import snapshot
@@ -129,24 +130,9 @@ class _Job:
             validation=_rows(cohort, VALIDATION),
         )
         checkpoints = self.output / "checkpoints"
-        filesystem, path = checkpoints.arrow()
-        # The same settings on the same data go on where a killed run stopped; anything else starts anew.
-        decisive = {name: value for name, value in asdict(settings).items() if name not in ("output", "ray")}
-        trainer = ray.train.torch.TorchTrainer(
-            train_worker.train,
-            train_loop_config={"task": task},
-            scaling_config=_scaling(settings.train.workers),
-            run_config=ray.train.RunConfig(
-                name=digest("fit", digest_json(decisive), self.manifest.digest()),
-                storage_path=path,
-                storage_filesystem=filesystem,
-                failure_config=ray.train.FailureConfig(max_failures=settings.train.max_failures),
-                checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
-                logging_config=ray.train.LoggingConfig(log_level="ERROR"),
-            ),
-        )
         try:
-            result = trainer.fit()
+            with progress.relayed() as queue:
+                result = self._trainer(task, queue, checkpoints).fit()
         except ray.train.TrainingFailedError as exc:
             raise TrainingFailed(f"training: {_cause(exc)}") from exc
         assert result.checkpoint is not None, "a training that ended has reported an epoch"
@@ -154,6 +140,24 @@ class _Job:
             found = train_worker.read_checkpoint(Path(folder))
         checkpoints.delete_all()  # the bundle holds what is worth keeping; a finished name must not be resumed
         return found
+
+    def _trainer(self, task: train_worker.Task, queue: Queue, checkpoints: Location) -> ray.train.torch.TorchTrainer:
+        settings = self.settings
+        filesystem, path = checkpoints.arrow()
+        # The same settings on the same data go on where a killed run stopped; anything else starts anew.
+        decisive = {name: value for name, value in asdict(settings).items() if name not in ("output", "ray")}
+        return ray.train.torch.TorchTrainer(
+            train_worker.train,
+            train_loop_config={"task": task, "queue": queue},
+            scaling_config=_scaling(settings.train.workers),
+            run_config=ray.train.RunConfig(
+                name=digest("fit", digest_json(decisive), self.manifest.digest()),
+                storage_path=path,
+                storage_filesystem=filesystem,
+                failure_config=ray.train.FailureConfig(max_failures=settings.train.max_failures),
+                checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
+            ),
+        )
 
     def _bundle(self, weights: Weights, cohort: Cohort) -> Bundle:
         settings = self.settings

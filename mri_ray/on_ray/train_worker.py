@@ -15,6 +15,7 @@ import ray.train.torch
 import safetensors.torch
 import torch
 import torch.distributed as dist
+from ray.util.queue import Queue
 from torch import nn
 
 from mri_ray.learn.device import Precision, choose_precision, place
@@ -85,9 +86,9 @@ class _Waiting:
         )
 
 
-def train(config: dict[str, Task]) -> None:
-    """The train loop of `ray.train.torch.TorchTrainer`."""
-    worker = _Worker(config["task"])
+def train(config: dict[str, Any]) -> None:
+    """The train loop of `ray.train.torch.TorchTrainer`; config holds the task, and the queue for progress."""
+    worker = _Worker(config["task"], config["queue"])
     history = worker.resume()
     for epoch in worker.epochs(len(history)):
         started = time.monotonic()
@@ -121,9 +122,10 @@ def best_epoch(history: list[Epoch]) -> int:
 class _Worker:
     """The network, its optimiser and its streams, for as long as the worker group lives."""
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Task, queue: Queue) -> None:
         context = ray.train.get_context()
         self.task = task
+        self._queue = queue
         self._rank, self._workers = context.get_world_rank(), context.get_world_size()
         self._device = ray.train.torch.get_device()
         self._precision: Precision = choose_precision(task.settings.precision, self._device)
@@ -140,7 +142,7 @@ class _Worker:
 
     def say(self, text: str) -> None:
         if self._rank == 0:
-            print(text, flush=True)
+            self._queue.put(text)
 
     def resume(self) -> list[Epoch]:
         """Go on from the last checkpoint, if there is one; returns the history up to it."""

@@ -43,7 +43,9 @@ def build(manifest: Manifest, generation: Location, snapshots: Location) -> Snap
         return Snapshot(**json.loads(target.read(COUNTS)))
     objects = _objects(manifest, generation)
     kept = _duplicates(objects)
-    states = np.where(pc.is_valid(kept).to_numpy(zero_copy_only=False), State.DUPLICATE.value, objects["state"].to_numpy())
+    states = np.where(
+        pc.is_valid(kept).to_numpy(zero_copy_only=False), State.DUPLICATE.value, objects["state"].to_numpy()
+    )
     overlay = pa.table(
         {
             "version_id": objects["version_id"],
