@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from mri_ray.archive.identity import digest, digest_json
 from mri_ray.archive.storage import Location
 from mri_ray.errors import BundleError, ConfigError
-from mri_ray.learn.model import ModelConfig, build, count_parameters
+from mri_ray.learn.model import build, count_parameters
+from mri_ray.learn.settings import ModelConfig
 from mri_ray.prepare.settings import PrepareConfig
 
 FORMAT = 1  # of bundle.json; a change of what a field means raises it

@@ -19,37 +19,10 @@ from torch import Tensor, nn
 from mri_ray.errors import ConfigError, TrainingFailed
 from mri_ray.learn.device import Precision, autocast
 from mri_ray.learn.model import misfit
+from mri_ray.learn.settings import OptimiserConfig
 
-SCHEDULES = ("cosine", "constant")
 _CHECK_EVERY = 16  # steps between looks at the loss: each look makes the host wait for a GPU
 _LOWEST = 0.01  # where the cosine ends, as a part of the learning rate
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimiserConfig:
-    """AdamW and its learning rate over time.
-
-    warmup_epochs: of linear rise, may be a fraction. clip_norm: largest norm of the whole gradient, 0 for no limit.
-    Weight decay leaves biases and batch norm alone.
-    """
-
-    learning_rate: float = 2e-3
-    weight_decay: float = 1e-4
-    label_smoothing: float = 0.0
-    warmup_epochs: float = 1.0
-    schedule: str = "cosine"
-    clip_norm: float = 5.0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.learning_rate < math.inf:
-            raise ConfigError(f"learning_rate: must be above 0 and finite, got {self.learning_rate!r}")
-        for name in ("weight_decay", "warmup_epochs", "clip_norm"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ConfigError(f"{name}: must be at least 0 and finite, got {getattr(self, name)!r}")
-        if not 0 <= self.label_smoothing < 1:
-            raise ConfigError(f"label_smoothing: must be at least 0 and below 1, got {self.label_smoothing!r}")
-        if self.schedule not in SCHEDULES:
-            raise ConfigError(f"schedule: must be one of {', '.join(SCHEDULES)}, got {self.schedule!r}")
 
 
 @dataclass(frozen=True, kw_only=True)

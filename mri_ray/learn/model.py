@@ -5,13 +5,13 @@ Every network takes float (N, 1, S, S) in [0, 1] and gives logits (N, 2) in the 
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from mri_ray.errors import ArchiveError, ConfigError
+from mri_ray.learn.settings import ModelConfig
 
 # Where each network keeps its last layer, which pretrained weights for other classes cannot fill.
 _HEADS = {
@@ -20,50 +20,7 @@ _HEADS = {
     "mobilenet_v3_small": "net.classifier.3.",
     "efficientnet_b0": "net.classifier.1.",
 }
-NAMES = tuple(_HEADS)
 CLASSES = 2
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """Which network, and how large.
-
-    width: channels of the CNN's first block, doubled by each block up to 8 * width. blocks: halvings of the picture.
-    convolutions: in each block. dense: units between pooling and output. These four set the CNN only.
-    pretrained: URI of a state dict to start from, `.safetensors` or a `.pth` that torch loads with weights_only.
-    """
-
-    name: str = "cnn"
-    input_size: int = 224
-    width: int = 16
-    blocks: int = 5
-    convolutions: int = 1
-    dense: int = 64
-    dropout: float = 0.3
-    pretrained: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.name not in _HEADS:
-            raise ConfigError(f"name: must be one of {', '.join(NAMES)}, got {self.name!r}")
-        for field, low, high in (
-            ("input_size", 32, 2048),
-            ("width", 1, 256),
-            ("blocks", 1, 8),
-            ("convolutions", 1, 4),
-            ("dense", 1, 4096),
-        ):
-            value = getattr(self, field)
-            if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-                raise ConfigError(f"{field}: must be a whole number from {low} to {high}, got {value!r}")
-        if self.name == "cnn" and self.input_size < 2**self.blocks:
-            raise ConfigError(
-                f"blocks: each halves the picture, so input_size {self.input_size} must be at least 2**blocks, "
-                f"got {self.blocks}"
-            )
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"dropout: must be at least 0 and below 1, got {self.dropout!r}")
-        if self.pretrained is not None and not self.pretrained.endswith((".safetensors", ".pth", ".pt")):
-            raise ConfigError(f"pretrained: must be the URI of a .safetensors, .pth or .pt, got {self.pretrained!r}")
 
 
 def build(config: ModelConfig, *, seed: int = 0) -> nn.Module:

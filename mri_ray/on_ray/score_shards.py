@@ -27,7 +27,7 @@ class Task:
     results: Location
     run_id: str
     precision: str = "auto"
-    micro_batch: int = 16
+    micro_batch: int | None = None
 
 
 class ScoreShard:

@@ -11,8 +11,7 @@ from mri_ray.cohort.labels import DEFAULT_CLASSES, class_words
 from mri_ray.cohort.split import SplitConfig
 from mri_ray.decode.settings import DecodeConfig
 from mri_ray.errors import ConfigError
-from mri_ray.learn.loop import OptimiserConfig
-from mri_ray.learn.model import ModelConfig
+from mri_ray.learn.settings import ModelConfig, OptimiserConfig
 from mri_ray.prepare.augment import AugmentConfig
 from mri_ray.prepare.settings import PrepareConfig
 
@@ -122,7 +121,7 @@ class ScoreRun:
     labels: str | None = None  # with labels the report evaluates the answers; None: folder names, where they tell
     classes: dict[str, list[str]] = field(default_factory=_default_classes)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    micro_batch: int = 16
+    micro_batch: int | None = None  # pictures a forward pass; None: what suits the device
     max_quarantined_fraction: float = 0.1
     storage: StorageConfig = field(default_factory=StorageConfig)
     decode: DecodeConfig = field(default_factory=DecodeConfig)
@@ -131,5 +130,4 @@ class ScoreRun:
 
     def __post_init__(self) -> None:
         _check_shared(self)
-        if self.micro_batch < 1:
-            raise ConfigError(f"micro_batch: must be at least 1, got {self.micro_batch}")
+        _at_least("micro_batch", self.micro_batch, 1)

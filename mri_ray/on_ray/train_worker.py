@@ -22,7 +22,6 @@ from mri_ray.learn.device import Precision, choose_precision, place
 from mri_ray.learn.loop import (
     Batch,
     Optimiser,
-    OptimiserConfig,
     Schedule,
     Sums,
     evaluate_batches,
@@ -31,8 +30,9 @@ from mri_ray.learn.loop import (
     train_steps,
     unwrap,
 )
-from mri_ray.learn.model import ModelConfig, build, load_pretrained
+from mri_ray.learn.model import build, load_pretrained
 from mri_ray.learn.plan import Rows, effective_batch
+from mri_ray.learn.settings import ModelConfig, OptimiserConfig
 from mri_ray.metrics import auroc, log_loss
 from mri_ray.on_ray.settings import TrainSettings
 from mri_ray.on_ray.stream import Prepared, Stream

@@ -13,6 +13,8 @@ from mri_ray.learn.device import autocast, choose_device, choose_precision, plac
 from mri_ray.learn.loop import to_input
 from mri_ray.records import Decision
 
+MICRO_BATCH = {"cpu": 8, "cuda": 128}
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Predictions:
@@ -26,14 +28,14 @@ class Predictions:
 class Predictor:
     """A bundle's network, loaded and ready.
 
-    precision: as in `learn.device.choose_precision`. micro_batch: pictures a forward pass; with large ones a CPU spends
-    its time on page faults, since the allocator returns the activations each time. threads: torch's CPU threads, of the
+    precision: as in `learn.device.choose_precision`. micro_batch: pictures a forward pass, None: what suits the
+    device; with large ones a CPU spends its time on page faults, as the allocator returns the activations. threads: torch's CPU threads, of the
     whole process; None leaves them as they are.
     Raises ConfigError for a setting out of its range.
     """
 
     def __init__(
-        self, bundle: Bundle, *, precision: str = "auto", micro_batch: int = 16, threads: int | None = None
+        self, bundle: Bundle, *, precision: str = "auto", micro_batch: int | None = None, threads: int | None = None
     ) -> None:
         for name, value in (("micro_batch", micro_batch), ("threads", threads)):
             if value is not None and value < 1:
@@ -43,7 +45,7 @@ class Predictor:
         self.bundle = bundle
         self.device = choose_device()
         self.precision = choose_precision(precision, self.device)
-        self._micro_batch = micro_batch
+        self._micro_batch = micro_batch or MICRO_BATCH[self.device.type]
         self._module = place(_steady(module(bundle)), self.device)
 
     def predict(self, images: np.ndarray) -> Predictions:

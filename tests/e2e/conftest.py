@@ -106,7 +106,8 @@ def bundle(tmp_path_factory) -> Path:
     """A bundle with fresh weights: what it answers does not matter here, only that it is the same each time."""
     from mri_ray.archive.storage import Location
     from mri_ray.learn import bundle as bundles
-    from mri_ray.learn.model import ModelConfig, build
+    from mri_ray.learn.model import build
+from mri_ray.learn.settings import ModelConfig
     from mri_ray.prepare.settings import PrepareConfig
 
     folder = tmp_path_factory.mktemp("bundle")

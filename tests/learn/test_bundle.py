@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from mri_ray.archive.storage import Location
 from mri_ray.errors import BundleError
 from mri_ray.learn.bundle import CARD, DOCUMENT, FORMAT, WEIGHTS, Bundle, load, module, save
-from mri_ray.learn.model import NAMES, ModelConfig, build
+from mri_ray.learn.model import build
+from mri_ray.learn.settings import NAMES, ModelConfig
 from mri_ray.prepare.settings import PrepareConfig
 
 SMALL = ModelConfig(input_size=32, width=4, blocks=2, dense=8)

@@ -15,7 +15,6 @@ from mri_ray.learn.device import Precision
 from mri_ray.learn.loop import (
     Batch,
     Optimiser,
-    OptimiserConfig,
     Schedule,
     Sums,
     evaluate_batches,
@@ -27,7 +26,8 @@ from mri_ray.learn.loop import (
     train_steps,
     unwrap,
 )
-from mri_ray.learn.model import ModelConfig, build
+from mri_ray.learn.model import build
+from mri_ray.learn.settings import ModelConfig, OptimiserConfig
 
 CPU = torch.device("cpu")
 SIDE = 32

@@ -9,7 +9,8 @@ from torch import nn
 from torchvision import models
 
 from mri_ray.errors import ConfigError
-from mri_ray.learn.model import NAMES, ModelConfig, build, count_parameters, load_pretrained
+from mri_ray.learn.model import build, count_parameters, load_pretrained
+from mri_ray.learn.settings import NAMES, ModelConfig
 
 BACKBONES = [name for name in NAMES if name != "cnn"]
 

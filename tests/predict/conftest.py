@@ -11,7 +11,8 @@ from mri_ray.archive.manifest import Manifest
 from mri_ray.archive.storage import Location
 from mri_ray.decode.settings import DecodeConfig
 from mri_ray.learn.bundle import Bundle
-from mri_ray.learn.model import ModelConfig, build
+from mri_ray.learn.model import build
+from mri_ray.learn.settings import ModelConfig
 from mri_ray.predict import shard as scoring
 from mri_ray.predict.predictor import Predictor
 from mri_ray.prepare.objects import rows

@@ -5,7 +5,8 @@ from torch import nn
 
 from mri_ray.errors import ConfigError, RunError
 from mri_ray.learn.bundle import Bundle, module
-from mri_ray.learn.model import NAMES, ModelConfig, build
+from mri_ray.learn.model import build
+from mri_ray.learn.settings import NAMES, ModelConfig
 from mri_ray.predict.predictor import Predictor, decide
 from mri_ray.prepare.settings import PrepareConfig
 from mri_ray.records import Decision

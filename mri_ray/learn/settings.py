@@ -1,0 +1,78 @@
+"""Which network, and how it learns. Imports no torch, so that a config is checked at once."""
+
+import math
+from dataclasses import dataclass
+
+from mri_ray.errors import ConfigError
+
+NAMES = ("cnn", "resnet18", "mobilenet_v3_small", "efficientnet_b0")
+SCHEDULES = ("cosine", "constant")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Which network, and how large.
+
+    width: channels of the CNN's first block, doubled by each block up to 8 * width. blocks: halvings of the picture.
+    convolutions: in each block. dense: units between pooling and output. These four set the CNN only.
+    pretrained: URI of a state dict to start from, `.safetensors` or a `.pth` that torch loads with weights_only.
+    """
+
+    name: str = "cnn"
+    input_size: int = 224
+    width: int = 16
+    blocks: int = 5
+    convolutions: int = 1
+    dense: int = 64
+    dropout: float = 0.3
+    pretrained: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.name not in NAMES:
+            raise ConfigError(f"name: must be one of {', '.join(NAMES)}, got {self.name!r}")
+        for field, low, high in (
+            ("input_size", 32, 2048),
+            ("width", 1, 256),
+            ("blocks", 1, 8),
+            ("convolutions", 1, 4),
+            ("dense", 1, 4096),
+        ):
+            value = getattr(self, field)
+            if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+                raise ConfigError(f"{field}: must be a whole number from {low} to {high}, got {value!r}")
+        if self.name == "cnn" and self.input_size < 2**self.blocks:
+            raise ConfigError(
+                f"blocks: each halves the picture, so input_size {self.input_size} must be at least 2**blocks, "
+                f"got {self.blocks}"
+            )
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"dropout: must be at least 0 and below 1, got {self.dropout!r}")
+        if self.pretrained is not None and not self.pretrained.endswith((".safetensors", ".pth", ".pt")):
+            raise ConfigError(f"pretrained: must be the URI of a .safetensors, .pth or .pt, got {self.pretrained!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimiserConfig:
+    """AdamW and its learning rate over time.
+
+    warmup_epochs: of linear rise, may be a fraction. clip_norm: largest norm of the whole gradient, 0 for no limit.
+    Weight decay leaves biases and batch norm alone.
+    """
+
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-4
+    label_smoothing: float = 0.0
+    warmup_epochs: float = 1.0
+    schedule: str = "cosine"
+    clip_norm: float = 5.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.learning_rate < math.inf:
+            raise ConfigError(f"learning_rate: must be above 0 and finite, got {self.learning_rate!r}")
+        for name in ("weight_decay", "warmup_epochs", "clip_norm"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"{name}: must be at least 0 and finite, got {getattr(self, name)!r}")
+        if not 0 <= self.label_smoothing < 1:
+            raise ConfigError(f"label_smoothing: must be at least 0 and below 1, got {self.label_smoothing!r}")
+        if self.schedule not in SCHEDULES:
+            raise ConfigError(f"schedule: must be one of {', '.join(SCHEDULES)}, got {self.schedule!r}")
