@@ -17,6 +17,7 @@ from mri_ray.on_ray.settings import ClusterSettings
 WORKER_ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": str(2**30),
     "MALLOC_TRIM_THRESHOLD_": str(2**30),
+    "MALLOC_ARENA_MAX": "1",  # the arenas of other threads, where Ray runs what it is given, hold no large blocks
     "OMP_NUM_THREADS": "1",
 }
 

@@ -29,8 +29,8 @@ class Predictor:
     """A bundle's network, loaded and ready.
 
     precision: as in `learn.device.choose_precision`. micro_batch: pictures a forward pass, None: what suits the
-    device; with large ones a CPU spends its time on page faults, as the allocator returns the activations. threads: torch's CPU threads, of the
-    whole process; None leaves them as they are.
+    device; with large ones a CPU spends its time on page faults, as the allocator returns the activations.
+    threads: torch's CPU threads, of the whole process; None leaves them as they are.
     Raises ConfigError for a setting out of its range.
     """
 

@@ -23,7 +23,7 @@ class Jobs:
         self._folders: list[tempfile.TemporaryDirectory] = []
 
     def start(self, name: str, *pairs: str) -> subprocess.Popen:
-        folder = tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp")  # noqa: S108 - sockets need a short path
+        folder = tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp")
         self._folders.append(folder)
         process = subprocess.Popen(
             [sys.executable, "-m", f"jobs.{name}", *pairs, f"ray.temp_dir={folder.name}"],
@@ -107,7 +107,7 @@ def bundle(tmp_path_factory) -> Path:
     from mri_ray.archive.storage import Location
     from mri_ray.learn import bundle as bundles
     from mri_ray.learn.model import build
-from mri_ray.learn.settings import ModelConfig
+    from mri_ray.learn.settings import ModelConfig
     from mri_ray.prepare.settings import PrepareConfig
 
     folder = tmp_path_factory.mktemp("bundle")
