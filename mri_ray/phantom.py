@@ -31,7 +31,8 @@ COLUMNS = ("path", "label", "patient_id", "study_date", "slice", "lesion_pixels"
 class PhantomConfig:
     """What to draw. A patient has one or two studies of `slices` slices each; fractions are of patients or files.
 
-    contrast: factor on how far lesions differ from the tissue around them; 1 is demanding, 2 is easy.
+    contrast: factor on how far lesions differ from the tissue around them; 1 is demanding, 2 is easy, but there the
+    brightest pixel begins to tell the class.
     """
 
     patients: int = 40
