@@ -58,7 +58,7 @@ class TrainSettings:
     batch_size: int = 32
     patience: int | None = 8  # epochs without a better validation AUROC; None: never stop early
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    window_rows: int = 4096
+    window_rows: int = 1024
     max_failures: int = 2  # restarts of the worker group
 
     def __post_init__(self) -> None:
