@@ -147,11 +147,8 @@ def test_a_thousand_good_files_and_fifty_bad_ones(jobs, bundle, tmp_path):
 
     code, printed = jobs.run("score", *given, "max_quarantined_fraction=0.04")
     assert code == 3
-    assert (
-        printed.strip()
-        .splitlines()[-1]
-        .startswith(
-            "TooManyQuarantined: max_quarantined_fraction: at most 0.04 of the objects may be quarantined, got 0.04762: "
-            "50 of 1050; "
-        )
+    last = printed.strip().splitlines()[-1]
+    assert last.startswith(
+        "TooManyQuarantined: max_quarantined_fraction: at most 0.04 of the objects may be quarantined"
     )
+    assert "got 0.04762: 50 of 1050; " in last
