@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -58,9 +58,8 @@ class Jobs:
             if process.poll() is None:
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
-            for pid in using(folder.name):
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+            process.wait()
+            end_all(folder.name)
             with suppress(OSError):
                 folder.cleanup()
 
@@ -73,6 +72,18 @@ def using(folder: str) -> list[int]:
             if folder.encode() in entry.read_bytes():
                 found.append(int(entry.parent.name))
     return [pid for pid in found if pid != os.getpid()]
+
+
+def end_all(folder: str) -> None:
+    """End what uses a folder of Ray's, by pid."""
+    for pid in using(folder):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture(scope="session")
+def end_processes() -> Callable[[str], None]:
+    return end_all
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -33,7 +32,7 @@ def free_ports(count: int) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def head() -> Iterator[str]:
+def head(end_processes) -> Iterator[str]:
     """The address of a head's jobs API; its processes are ended by pid."""
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
     port, dashboard, agent, client = free_ports(4)
@@ -53,11 +52,9 @@ def head() -> Iterator[str]:
         wait_for(f"{address}/api/version", process, Path(folder) / "head.log")
         yield address
     finally:
-        process.send_signal(signal.SIGTERM)  # `ray start --block` ends what it started
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(30)
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
+        process.wait()
+        end_processes(folder)
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -113,10 +110,13 @@ def test_training_and_scoring_are_submitted_to_a_running_head(head, phantoms, tm
 
 
 def test_a_failing_job_fails_with_its_reason_last(head, phantoms, tmp_path):
-    code, printed = submit(
-        head, "jobs.score", f"archive={phantoms}", f"bundle={tmp_path}/none", f"output={tmp_path}/out"
-    )
+    from ray.job_submission import JobSubmissionClient
+
+    given = [f"archive={phantoms}", f"bundle={tmp_path}/none", f"output={tmp_path}/out"]
+    code, printed = submit(head, "jobs.score", *given)
     assert code != 0
-    own = [line for line in printed.splitlines() if "bundle.json: must be there" in line]
-    assert own
-    assert printed.index(own[-1]) > printed.rindex("jobs.score")
+    assert "bundle.json: must be there" in printed
+    client = JobSubmissionClient(head)
+    (job,) = (job for job in client.list_jobs() if f"{tmp_path}/none" in job.entrypoint)
+    assert job.driver_exit_code == 2
+    assert client.get_job_logs(job.submission_id).strip().splitlines()[-1].startswith("BundleError: ")
