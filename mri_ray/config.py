@@ -24,7 +24,7 @@ def from_argv(kind: type[Run], argv: Sequence[str] | None = None, *, default: Pa
     )
     parser.add_argument("--config", metavar="FILE", default=default, help="a YAML file with any of the fields")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="fields by their path, e.g. train.epochs=5")
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_intermixed_args(argv)
     return load(kind, arguments.config, arguments.overrides)
 
 
@@ -51,8 +51,8 @@ def build(kind: type[Run], settings: Mapping[str, Any]) -> Run:
 def _read(path: str | Path) -> dict[str, Any]:
     try:
         text = Path(path).read_text(encoding="utf-8")
-    except OSError as exc:
-        raise ConfigError(f"--config: cannot read {path}: {exc.strerror}") from exc
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"--config: cannot read {path}: {exc}") from exc
     try:
         settings = yaml.safe_load(text)
     except yaml.YAMLError as exc:

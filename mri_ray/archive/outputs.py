@@ -44,7 +44,7 @@ def live(manifest: Manifest, outputs: Location, columns: list[str], shards: Sequ
 
 def to_retry(manifest: Manifest, outputs: Location) -> pa.Array:
     """Live versions whose failure may have passed (`Reason.transient`), unless a shard yet to be done holds them."""
-    todo = missing(manifest, outputs)
+    todo = set(missing(manifest, outputs))
     finished = [shard for shard in manifest.shards() if shard not in todo]
     if not finished:
         return pa.array([], pa.string())

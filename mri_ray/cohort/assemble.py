@@ -6,10 +6,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mri_ray.archive.identity import digest
 from mri_ray.cohort.groups import group
 from mri_ray.cohort.labels import match
 from mri_ray.cohort.split import SIDES, Leakage, SplitConfig, assign, leakage, refuse
-from mri_ray.records import Flag
+from mri_ray.prepare.objects import joinable
 
 INDEX = ["row_id", "object_id", "version_id", "uri", "reason", "flags", "pixel_digest"]  # what `assemble` reads
 
@@ -37,6 +38,11 @@ class Cohort:
             for code, name in enumerate(SIDES)
         }
 
+    def digest(self) -> str:
+        """Names the rows, their labels and their sides."""
+        row_ids = self.index["row_id"].to_pylist()
+        return digest("cohort", *row_ids, self.label.tobytes(), self.side.tobytes())
+
     def warnings(self) -> list[str]:
         """What a reader of the figures must know: rows without label, labels without rows, and what leaks."""
         found = []
@@ -44,6 +50,9 @@ class Cohort:
             found.append(f"{self.unlabelled:,} slices have no label and are left out")
         if self.labels_without_file:
             found.append(f"{self.labels_without_file:,} labels name nothing that could be read in the archive")
+        for code, name in enumerate(SIDES):
+            if len(np.unique(self.label[self.side == code])) == 1:
+                found.append(f"the {name} side holds one class only: its AUROC cannot be estimated")
         if self.leakage.crossing:
             found.append(
                 f"this split leaks: {self.leakage.crossing:,} of {self.leakage.groups:,} groups (a patient, or copies "
@@ -70,8 +79,7 @@ def assemble(index: pa.Table, *, archive_uri: str, labels: pa.Table, split: Spli
     rows = usable.take(chosen)
     patients = [matched.patient[i] for i in chosen.tolist()]
     row_ids = rows["row_id"].to_pylist()
-    blank = [Flag.BLANK.value in flags for flags in rows["flags"].to_pylist()]
-    groups = group(patients, rows["pixel_digest"].to_pylist(), ~np.array(blank, dtype=bool))
+    groups = group(patients, rows["pixel_digest"].to_pylist(), joinable(rows["flags"]))
     side = assign(
         split, seed=seed, keys=places.take(chosen).to_pylist(), row_ids=row_ids, patients=patients, groups=groups
     )

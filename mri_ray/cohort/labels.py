@@ -116,19 +116,25 @@ def labels_from_file(location: Location, classes: Mapping[str, Sequence[str]]) -
 
 def match(keys: pa.Array | Sequence[str], labels: pa.Table) -> Matched:
     """Bring labels to the order of `keys`. Raises LabelError when no key, or only one class, is labelled."""
-    normal, known = _normal(_text(keys)), _normal(_text(labels["key"]))
-    place = pc.index_in(normal, value_set=known)
-    label = pc.fill_null(_whole(labels["label"]).take(place), -1).to_numpy()
+    matched = bring(keys, labels)
+    label = matched.label
     found = np.unique(label[label >= 0])
     if not len(found):
-        raise LabelError(_nothing_matched(normal, known))
+        raise LabelError(_nothing_matched(_normal(_text(keys)), _normal(_text(labels["key"]))))
     if len(found) == 1:
         raise LabelError(
             f"labels: both classes must occur, but all {np.sum(label >= 0)} labelled objects are "
             f"{CLASSES[found[0]]}; check `classes` and the archive, or give a labels file"
         )
+    return matched
+
+
+def bring(keys: pa.Array | Sequence[str], labels: pa.Table) -> Matched:
+    """Bring labels to the order of `keys`, whether or not any belongs to one."""
+    normal, known = _normal(_text(keys)), _normal(_text(labels["key"]))
+    place = pc.index_in(normal, value_set=known)
     return Matched(
-        label=label,
+        label=pc.fill_null(_whole(labels["label"]).take(place), -1).to_numpy(),
         patient=_whole(labels["patient"]).take(place).to_pylist(),
         unlabelled=place.null_count,
         labels_without_file=pc.sum(pc.invert(pc.is_in(known, value_set=normal))).as_py(),

@@ -69,8 +69,8 @@ def _quiet() -> None:
 
 
 def cpus() -> int:
-    """CPUs of the cluster, at least 1."""
-    return max(1, int(ray.cluster_resources().get("CPU", 1)))
+    """CPUs that the cluster has now; 0 where workers are yet to come."""
+    return int(ray.cluster_resources().get("CPU", 0))
 
 
 def gpus() -> int:

@@ -22,7 +22,7 @@ def run(settings: TrainRun) -> str:
 
     archive and labels of the settings are set here; the others hold.
     """
-    root = Location.of(settings.output, settings.storage)
+    root = Location.of(settings.output, settings.storage) / f"seed-{settings.seed}"
     log.info("1 of 3: drawing a synthetic archive of %s patients in %s", PHANTOMS.patients, root.uri)
     truth = phantom.write(root, replace(PHANTOMS, seed=settings.seed))
     training = replace(settings, archive=truth.archive.uri, labels=truth.labels.uri, output=(root / "train").uri)
@@ -39,12 +39,17 @@ def run(settings: TrainRun) -> str:
             ray=settings.ray,
         )
         scored = score.run(scoring, headline=HEADLINE).values
-    test = scored["metrics"]["test"]
+    test = scored["metrics"].get("test", {"n": 0, "accuracy": None, "auroc": None})
     return (
         f"{HEADLINE}\n"
-        f"slices of patients it never saw: {test['n']}, accuracy {test['accuracy']:.3f}, AUROC {test['auroc']:.3f}\n"
+        f"slices of patients it never saw: {test['n']}, accuracy {_figure(test['accuracy'])}, "
+        f"AUROC {_figure(test['auroc'])}\n"
         f"objects by state: {scored['counts']}\n"
         f"training report: {trained['report']}\n"
         f"scoring report:  {scored['report']}\n"
         f"results:         {scored['results']}"
     )
+
+
+def _figure(value: float | None) -> str:
+    return "not estimable" if value is None else f"{value:.3f}"

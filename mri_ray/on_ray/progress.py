@@ -3,8 +3,9 @@
 import logging
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
+import ray
 from ray.util.queue import Queue
 
 log = logging.getLogger(__name__)
@@ -24,6 +25,7 @@ def relayed() -> Iterator[Queue]:
     try:
         yield queue
     finally:
-        queue.put(None)
+        with suppress(ray.exceptions.RayError):
+            queue.put(None)
         thread.join(timeout=10)
         queue.shutdown(force=True)

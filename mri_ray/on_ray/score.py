@@ -9,7 +9,7 @@ from mri_ray.archive.manifest import Manifest, Update
 from mri_ray.archive.storage import Location
 from mri_ray.cohort import sides
 from mri_ray.cohort.assemble import keys
-from mri_ray.cohort.labels import labels_from_file, labels_from_folders
+from mri_ray.cohort.labels import bring, labels_from_file, labels_from_folders
 from mri_ray.learn import bundle as bundles
 from mri_ray.on_ray import cluster, ingest, score_shards
 from mri_ray.on_ray.settings import ScoreRun
@@ -57,7 +57,9 @@ class _Job:
 
     def run(self) -> None:
         settings, record = self.settings, self.record
-        results = score_shards.generation(self.output / "results", self.bundle.digest, settings.decode)
+        results = score_shards.generation(
+            self.output / "results", self.archive, self.bundle.digest, settings.decode, settings.precision
+        )
         with record.stage("listing"):
             update = ingest.take_stock(self.archive, self.manifest, settings.shards)
             self.manifest.add_retry(outputs.to_retry(self.manifest.pinned(), results), after=update.listing)
@@ -96,10 +98,12 @@ class _Job:
         labels = self.labels
         if labels is None:
             labels, _ = labels_from_folders(places, settings.classes)
-        label = answers.lookup(places, labels["key"], labels["label"].to_numpy(), -1)
+        matched = bring(places, labels)
+        if self.labels is not None and matched.unlabelled:
+            self._warn(f"{matched.unlabelled:,} of {len(places):,} slices have no label and are in no figure")
         seen = sides.of_pictures(results["pixel_digest"], self.place)
-        labelled = answers.answers(results, label=label, side=seen)
-        self._warn(labelled)
+        labelled = answers.answers(results, label=matched.label, side=seen)
+        self._warn_of_training(labelled)
         chosen = examples.choose(labelled, bundle.threshold)
         return ScoringFacts(
             run_id=self.record.run_id,
@@ -120,15 +124,17 @@ class _Job:
             results=found.uri,
         )
 
-    def _warn(self, labelled: Answers) -> None:
+    def _warn(self, warning: str) -> None:
+        log.warning(warning)
+        self.record.values["warnings"].append(warning)
+
+    def _warn_of_training(self, labelled: Answers) -> None:
         trained = int(np.isin(labelled.side, ["train", "validation"]).sum())
         if trained:
-            warning = (
-                f"{trained:,} of {len(labelled.side):,} slices were used to train or choose this bundle; "
-                "only figures of the sides test and unseen are evidence"
+            self._warn(
+                f"{trained:,} of {len(labelled.side):,} slices were used to train or choose this bundle; figures of "
+                "the sides train and validation are no evidence"
             )
-            log.warning(warning)
-            self.record.values["warnings"].append(warning)
 
     def _publish(self, facts: ScoringFacts, found: snapshot.Snapshot) -> None:
         self.output.write("report.html", pages.scoring_page(facts).encode())

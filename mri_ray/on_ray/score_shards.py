@@ -45,9 +45,11 @@ class ScoreShard:
         return scoring.tally(table)
 
 
-def generation(results: Location, bundle_digest: str, decode: DecodeConfig) -> Location:
-    """Where the tables of all shards scored by one bundle in one way lie."""
-    return results / digest("generation", bundle_digest, digest_json(decode))
+def generation(
+    results: Location, archive: Location, bundle_digest: str, decode: DecodeConfig, precision: str
+) -> Location:
+    """Where the tables of all shards of an archive scored by one bundle in one way lie."""
+    return results / digest("generation", archive.uri, bundle_digest, digest_json(decode), precision)
 
 
 def score_all(task: Task, manifest: Manifest, *, workers: int | None) -> shards.Facts:

@@ -6,7 +6,7 @@ The names of the fields are part of the interface: see the README's table.
 from dataclasses import dataclass, field
 from typing import Literal
 
-from mri_ray.archive.storage import StorageConfig
+from mri_ray.archive.storage import Location, StorageConfig
 from mri_ray.cohort.labels import DEFAULT_CLASSES, class_words
 from mri_ray.cohort.split import SplitConfig
 from mri_ray.decode.settings import DecodeConfig
@@ -75,6 +75,9 @@ def _default_classes() -> dict[str, list[str]]:
 
 def _check_shared(run: "TrainRun | ScoreRun") -> None:
     class_words(run.classes)  # raises ConfigError
+    archive = Location.of(run.archive, run.storage).uri
+    if f"{Location.of(run.output, run.storage).uri}/".startswith(f"{archive}/"):
+        raise ConfigError(f"output: must not lie in the archive, whose objects it would become, got {run.output}")
     if not 0 <= run.max_quarantined_fraction <= 1:
         raise ConfigError(f"max_quarantined_fraction: must lie between 0 and 1, got {run.max_quarantined_fraction}")
 

@@ -7,9 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
+import ray
 import ray.data
+from ray.exceptions import UserCodeException
 
 from mri_ray.archive.manifest import Shard
+from mri_ray.errors import MriRayError
 from mri_ray.on_ray import cluster
 
 log = logging.getLogger(__name__)
@@ -35,17 +38,38 @@ def run(
     if not shards:
         return
     gpus = cluster.gpus() if use_gpu else 0
-    size = min(len(shards), workers or gpus or cluster.cpus())
     rows = ray.data.from_items([asdict(shard) for shard in shards], override_num_blocks=len(shards))
     done = rows.map(
         _Worker,  # type: ignore[arg-type]  # Ray's annotation leaves classes out
         fn_constructor_args=(make,),
-        compute=ray.data.ActorPoolStrategy(size=size),
+        compute=_pool(len(shards), workers, gpus),
         num_cpus=None if gpus else 1,
         num_gpus=1 if gpus else None,
     )
-    for row in done.iter_rows():
-        yield json.loads(row["facts"])
+    try:
+        for row in done.iter_rows():
+            yield json.loads(row["facts"])
+    except (ray.exceptions.RayError, UserCodeException) as exc:
+        own = own_error(exc)
+        if own is None:
+            raise
+        raise own from exc
+
+
+def _pool(shards: int, workers: int | None, gpus: int) -> ray.data.ActorPoolStrategy:
+    """As many actors as asked for, else one a GPU or CPU; where workers are yet to come, as many as come."""
+    size = workers or gpus or cluster.cpus()
+    if size:
+        return ray.data.ActorPoolStrategy(size=min(shards, size))
+    return ray.data.ActorPoolStrategy(min_size=1, max_size=shards)
+
+
+def own_error(error: BaseException) -> MriRayError | None:
+    """The error of ours that Ray has wrapped, if there is one."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, MriRayError):
+        cause = cause.__cause__ or getattr(cause, "cause", None)
+    return cause
 
 
 def followed(facts: Iterator[Facts], *, total: int, what: str) -> list[Facts]:

@@ -20,9 +20,7 @@ from mri_ray.learn.plan import CHUNK_ROWS, Rows, epoch_order, share
 from mri_ray.prepare.augment import AugmentConfig, apply, draw
 
 Arrays = dict[str, np.ndarray]
-READ_CPUS = (
-    0.25  # of a reading task: it waits for storage half the time, and small machines must fit it beside training
-)
+READ_CPUS = 0.5  # of a reading task: it waits for storage half the time
 READERS = 4  # files of a window read at once
 AHEAD = 2  # windows read ahead of the training
 
@@ -75,9 +73,8 @@ class Stream:
     augment: AugmentConfig | None = None
 
     def __post_init__(self) -> None:
-        if self.batch is not None:  # a whole number of the worker's batches, so that no batch spans two epochs
-            mine = self.batch // self.workers
-            object.__setattr__(self, "window", max(1, self.window // mine) * mine)
+        if self.batch is not None:  # whole global batches, so that the order does not depend on the workers
+            object.__setattr__(self, "window", max(1, self.window // self.batch) * self.batch)
 
     def order(self, epoch: int) -> np.ndarray:
         """Positions into `rows` that this worker reads in an epoch."""
@@ -92,29 +89,28 @@ class Stream:
 
         Arrays are read-only views of shared memory.
         """
-        me = ray.put(self)
+        prepared = ray.put(self.prepared)
         ahead: deque[ray.ObjectRef] = deque()
         for epoch in range(self.first, self.last):
-            for start in range(0, len(self.order(epoch)), self.window):
-                ahead.append(_read.remote(me, epoch, start))
+            order = self.order(epoch)
+            for start in range(0, len(order), self.window):
+                row = order[start : start + self.window]
+                ahead.append(_read.remote(prepared, self.rows.take(row), row, self.augment, self.seed, epoch))
                 if len(ahead) > AHEAD:
                     yield from _cut(ray.get(ahead.popleft()), size)
         while ahead:
             yield from _cut(ray.get(ahead.popleft()), size)
 
-    def read(self, epoch: int, start: int) -> Arrays:
-        """The window of an epoch that begins at this place of its order: read, and augmented when training."""
-        order = self.order(epoch)[start : start + self.window]
-        rows = self.rows.take(order)
-        pixels = self.prepared.pixels(rows)
-        if self.augment is not None:
-            pixels = apply(pixels, draw(self.augment, seed=self.seed, epoch=epoch, row_ids=rows.row_id.tolist()))
-        return {"pixels": pixels, "label": rows.label.astype(np.int64), "row": order}
 
-
-@ray.remote(num_cpus=READ_CPUS)
-def _read(stream: Stream, epoch: int, start: int) -> Arrays:
-    return stream.read(epoch, start)
+@ray.remote(num_cpus=READ_CPUS, max_retries=3, retry_exceptions=[OSError])  # type: ignore[call-overload]
+def _read(
+    prepared: Prepared, rows: Rows, row: np.ndarray, augment: AugmentConfig | None, seed: int, epoch: int
+) -> Arrays:
+    """The rows of one window, augmented when training."""
+    pixels = prepared.pixels(rows)
+    if augment is not None:
+        pixels = apply(pixels, draw(augment, seed=seed, epoch=epoch, row_ids=rows.row_id.tolist()))
+    return {"pixels": pixels, "label": rows.label.astype(np.int64), "row": row}
 
 
 def _cut(window: Arrays, size: int) -> Iterator[Arrays]:

@@ -20,12 +20,12 @@ from mri_ray.cohort import sides
 from mri_ray.cohort.assemble import INDEX, Cohort, assemble, keys
 from mri_ray.cohort.labels import labels_from_file, labels_from_folders
 from mri_ray.cohort.split import SIDES, TRAIN, VALIDATION
-from mri_ray.errors import TrainingFailed
+from mri_ray.errors import ConfigError, MriRayError, SplitError, TrainingFailed
 from mri_ray.learn import bundle as bundles
 from mri_ray.learn.bundle import Bundle
 from mri_ray.learn.model import build, count_parameters
 from mri_ray.learn.plan import Rows
-from mri_ray.on_ray import cluster, ingest, progress, score_shards, train_worker
+from mri_ray.on_ray import cluster, ingest, progress, score_shards, shards, train_worker
 from mri_ray.on_ray.settings import TrainRun
 from mri_ray.on_ray.stream import Prepared
 from mri_ray.predict import snapshot
@@ -34,6 +34,7 @@ from mri_ray.report.facts import TrainingFacts
 from mri_ray.report.record import Record, judge, versions
 
 Weights = dict[str, torch.Tensor]
+_INDECISIVE = ("output", "cache", "storage", "ray", "shards", "max_quarantined_fraction")  # settings that change no fit
 
 log = logging.getLogger(__name__)
 
@@ -74,20 +75,24 @@ class _Job:
         with record.stage("listing"):
             self._list()
         with record.stage("preparing"):
-            ingest.prepare_all(self.source, self.prepared, workers=settings.shards.workers)
+            prepared = ingest.prepare_all(self.source, self.prepared, workers=settings.shards.workers)
+        record.note(this_run={"objects": prepared, **self.update})
         cohort = self._cohort()
         with record.stage("training"):
             weights, history = self._fit(cohort)
         bundle = self._bundle(weights, cohort)
         with record.stage("evaluating"):
-            found = self._score(bundle)
+            found = self._score(bundle, cohort)
             facts = self._facts(bundle, history, cohort, found)
-        self._publish(replace(bundle, metrics=facts.metrics), facts, cohort, found)
+        self._publish(replace(bundle, metrics=facts.metrics), facts, found)
+        # Only now: until the run is complete, a rerun goes on from the checkpoint. A finished name must not be resumed.
+        (self.output / "checkpoints" / self.fit_name).delete_all()
 
     def _list(self) -> None:
         settings = self.settings
         manifest = Manifest(self.output / "manifest")
         update = ingest.take_stock(self.archive, manifest, settings.shards)
+        self.update = {"new": update.new, "known": update.known, "gone": update.gone}
         source = ingest.FromArchive(
             archive=self.archive, manifest=manifest, decode=settings.decode, prepare=settings.prepare
         )
@@ -100,7 +105,10 @@ class _Job:
     def _cohort(self) -> Cohort:
         settings = self.settings
         index = outputs.live(self.manifest, self.prepared, [*INDEX])
-        judge(*_quarantined(index), settings.max_quarantined_fraction)
+        counts, reasons = _quarantined(index)
+        self.record.note(counts=counts, reasons=reasons)
+        self.record.write(self.output)  # for those who want to know what a refused run found
+        judge(counts, reasons, settings.max_quarantined_fraction)
         labels = self.labels
         if labels is None:
             labels, _ = labels_from_folders(keys(index, self.archive.uri), settings.classes)
@@ -114,6 +122,12 @@ class _Job:
 
     def _fit(self, cohort: Cohort) -> tuple[Weights, list[train_worker.Epoch]]:
         settings = self.settings
+        train = _rows(cohort, TRAIN)
+        if len(train) < settings.train.workers:
+            raise SplitError(
+                f"train.workers: each worker needs a row of the train side, got {settings.train.workers} workers for "
+                f"{len(train)} rows"
+            )
         prepared = Prepared(
             location=self.prepared,
             names=tuple(outputs.name(shard) for shard in self.manifest.shards()),
@@ -126,35 +140,33 @@ class _Job:
             settings=settings.train,
             seed=settings.seed,
             prepared=prepared,
-            train=_rows(cohort, TRAIN),
+            train=train,
             validation=_rows(cohort, VALIDATION),
         )
-        checkpoints = self.output / "checkpoints"
+        # The same settings on the same rows go on where a killed run stopped; anything else starts anew.
+        decisive = {name: value for name, value in asdict(settings).items() if name not in _INDECISIVE}
+        self.fit_name = digest("fit", digest_json(decisive), cohort.digest())
         try:
             with progress.relayed() as queue:
-                result = self._trainer(task, queue, checkpoints).fit()
+                result = self._trainer(task, queue).fit()
         except ray.train.TrainingFailedError as exc:
-            raise TrainingFailed(f"training: {_cause(exc)}") from exc
+            raise _named(exc) from exc
         assert result.checkpoint is not None, "a training that ended has reported an epoch"
         with result.checkpoint.as_directory() as folder:
-            found = train_worker.read_checkpoint(Path(folder))
-        checkpoints.delete_all()  # the bundle holds what is worth keeping; a finished name must not be resumed
-        return found
+            return train_worker.read_checkpoint(Path(folder))
 
-    def _trainer(self, task: train_worker.Task, queue: Queue, checkpoints: Location) -> ray.train.torch.TorchTrainer:
-        settings = self.settings
-        filesystem, path = checkpoints.arrow()
-        # The same settings on the same data go on where a killed run stopped; anything else starts anew.
-        decisive = {name: value for name, value in asdict(settings).items() if name not in ("output", "ray")}
+    def _trainer(self, task: train_worker.Task, queue: Queue) -> ray.train.torch.TorchTrainer:
+        settings = self.settings.train
+        filesystem, path = (self.output / "checkpoints").arrow()
         return ray.train.torch.TorchTrainer(
             train_worker.train,
             train_loop_config={"task": task, "queue": queue},
-            scaling_config=_scaling(settings.train.workers),
+            scaling_config=_scaling(settings.workers),
             run_config=ray.train.RunConfig(
-                name=digest("fit", digest_json(decisive), self.manifest.digest()),
+                name=self.fit_name,
                 storage_path=path,
                 storage_filesystem=filesystem,
-                failure_config=ray.train.FailureConfig(max_failures=settings.train.max_failures),
+                failure_config=ray.train.FailureConfig(max_failures=settings.max_failures),
                 checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
             ),
         )
@@ -176,11 +188,15 @@ class _Job:
             versions=versions(),
         )
 
-    def _score(self, bundle: Bundle) -> snapshot.Snapshot:
+    def _score(self, bundle: Bundle, cohort: Cohort) -> snapshot.Snapshot:
         """Answers of the bundle for every prepared row, through the same path that scores archives."""
         place = self.output / "bundle"
+        place.write_table(sides.NAME, sides.table(cohort))  # first: a bundle must never be without what it has seen
         bundles.save(bundle, place)
-        results = score_shards.generation(self.output / "results", bundle.digest, self.settings.decode)
+        settings = self.settings
+        results = score_shards.generation(
+            self.output / "results", self.archive, bundle.digest, settings.decode, settings.train.precision
+        )
         task = score_shards.Task(
             source=ingest.FromPrepared(prepared=self.prepared, size=bundle.prepare.size),
             bundle=place,
@@ -227,9 +243,8 @@ class _Job:
             parameters=count_parameters(build(bundle.model)),
         )
 
-    def _publish(self, bundle: Bundle, facts: TrainingFacts, cohort: Cohort, found: snapshot.Snapshot) -> None:
+    def _publish(self, bundle: Bundle, facts: TrainingFacts, found: snapshot.Snapshot) -> None:
         place = self.output / "bundle"
-        place.write_table(sides.NAME, sides.table(cohort))
         bundles.save(bundle, place)
         self.output.write("report.html", pages.training_page(facts).encode())
         self.record.note(
@@ -272,14 +287,20 @@ def _rows(cohort: Cohort, side: int) -> Rows:
 
 def _scaling(workers: int) -> ray.train.ScalingConfig:
     """A GPU for each worker when the cluster has any; else at most half the cluster's CPUs, so that reading fits."""
-    if cluster.gpus():
+    gpus = cluster.gpus()
+    if gpus:
+        if workers > gpus:
+            raise ConfigError(f"train.workers: at most one a GPU, got {workers} workers for {gpus} GPUs")
         return ray.train.ScalingConfig(num_workers=workers, use_gpu=True)
-    share = min(1.0, cluster.cpus() / 2 / workers)
+    share = min(1.0, cluster.cpus() / 2 / workers) or 1.0  # a cluster without any yet is made of whole ones
     return ray.train.ScalingConfig(num_workers=workers, resources_per_worker={"CPU": share})
 
 
-def _cause(error: BaseException) -> str:
-    """The innermost reason of a failed training, without the traces around it."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+def _named(error: ray.train.TrainingFailedError) -> MriRayError:
+    """Our own error where a worker raised one, else TrainingFailed with the last line of what it did raise."""
+    first = next(iter(getattr(error, "worker_failures", {}).values()), error)
+    own = shards.own_error(first)
+    if own is not None:
+        return own
+    lines = str(first).strip().splitlines()
+    return TrainingFailed(f"training: must end with a checkpoint, got {lines[-1] if lines else type(first).__name__}")

@@ -5,11 +5,13 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import ray
 import ray.train
 import ray.train.torch
 import safetensors.torch
@@ -91,6 +93,8 @@ def train(config: dict[str, Any]) -> None:
     worker = _Worker(config["task"], config["queue"])
     history = worker.resume()
     for epoch in worker.epochs(len(history)):
+        if worker.has_waited_enough(history):
+            break
         started = time.monotonic()
         sums, waited = worker.learn(epoch)
         validation = worker.validate()
@@ -106,12 +110,7 @@ def train(config: dict[str, Any]) -> None:
                 "seconds": seconds,
             }
         )
-        best = best_epoch(history)
-        worker.report(history, is_best=best == epoch + 1)
-        patience = worker.task.settings.patience
-        if patience is not None and epoch + 1 - best >= patience:
-            worker.say(f"no better epoch than {best} for {patience} epochs: stopping early")
-            break
+        worker.report(history, is_best=best_epoch(history) == epoch + 1)
 
 
 def best_epoch(history: list[Epoch]) -> int:
@@ -142,7 +141,15 @@ class _Worker:
 
     def say(self, text: str) -> None:
         if self._rank == 0:
-            self._queue.put(text)
+            with suppress(ray.exceptions.RayError):  # a lost line is no reason to lose a training
+                self._queue.put(text)
+
+    def has_waited_enough(self, history: list[Epoch]) -> bool:
+        patience = self.task.settings.patience
+        if patience is None or not history or len(history) - best_epoch(history) < patience:
+            return False
+        self.say(f"no better epoch than {best_epoch(history)} for {patience} epochs: stopping early")
+        return True
 
     def resume(self) -> list[Epoch]:
         """Go on from the last checkpoint, if there is one; returns the history up to it."""

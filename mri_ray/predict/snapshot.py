@@ -15,7 +15,8 @@ from mri_ray.archive import outputs
 from mri_ray.archive.identity import digest
 from mri_ray.archive.manifest import Manifest
 from mri_ray.archive.storage import Location
-from mri_ray.records import RESULTS, Flag, State
+from mri_ray.prepare.objects import joinable
+from mri_ray.records import RESULTS, State
 
 COUNTS = "_counts.json"  # written last; readers of Parquet folders pass over names that begin so
 _KEPT = ["object_id", "version_id", "uri", "reason", "flags", "pixel_digest", "state"]
@@ -77,8 +78,7 @@ def _objects(manifest: Manifest, generation: Location) -> pa.Table:
     The digest is null for what is never called a copy of another: an object with a failed frame or a blank slice.
     """
     rows = outputs.live(manifest, generation, _KEPT)
-    blank = pa.array([Flag.BLANK.value in flags for flags in rows["flags"].to_pylist()], pa.bool_())
-    plain = pc.and_(pc.is_null(rows["reason"]), pc.invert(blank))
+    plain = pc.and_(pc.is_null(rows["reason"]), pa.array(joinable(rows["flags"])))
     keys = ["version_id", "object_id", "uri", "state", "part"]
     grouped = (
         rows.select(keys)

@@ -100,16 +100,17 @@ def _row(entry: dict[str, Any], uri: str, item: Slice | Failure, settings: Prepa
         reason=None,
         detail=None,
         flags=sorted(flag.value for flag in prepared.flags),
-        pixel_digest=pixel_digest(item.pixels),
+        pixel_digest=pixel_digest(item),
         width=width,
         height=height,
         pixels=prepared.pixels,
     )
 
 
-def pixel_digest(pixels: np.ndarray) -> str:
-    """Names the decoded picture (shape and values), however it was encoded."""
-    return digest(f"{pixels.shape[0]}x{pixels.shape[1]}", np.ascontiguousarray(pixels).tobytes())
+def pixel_digest(item: Slice) -> str:
+    """Names the decoded picture (shape, values, and whether they are windowed), however it was encoded."""
+    height, width = item.pixels.shape
+    return digest(f"{height}x{width}", "deep" if item.bits > 8 else "8", np.ascontiguousarray(item.pixels).tobytes())
 
 
 def joinable(flags: pa.ChunkedArray) -> np.ndarray:

@@ -48,7 +48,8 @@ def pictures(
     """
     wanted = sorted({int(i) for positions in chosen.values() for i in positions})
     archive, decode, prepare = source
-    objects = results.take(wanted).select(["object_id", "version_id", "uri", "size", "etag"])
+    objects = results.take(pa.array(wanted, pa.int64())).select(["object_id", "version_id", "uri", "size", "etag"])
+    objects = objects.group_by(objects.column_names, use_threads=False).aggregate([])  # once each, however many frames
     keys = pc.utf8_slice_codeunits(objects["uri"], start=len(archive.uri) + 1)
     objects = objects.append_column("key", keys).drop_columns(["uri"])
     found = {row.row_id: row.pixels for row in rows(objects, archive, decode, prepare) if row.pixels is not None}

@@ -17,7 +17,7 @@ from mri_ray.errors import TooManyQuarantined
 from mri_ray.records import SCHEMA_VERSION
 
 NAME = "run.json"
-LIBRARIES = ("ray", "torch", "torchvision", "pyarrow", "pillow", "numpy")
+LIBRARIES = ("ray", "torch", "torchvision", "pyarrow", "pillow", "opencv-python-headless", "numpy")
 
 
 class Record:

@@ -27,7 +27,7 @@ def test_the_demo(jobs, tmp_path):
     code, printed = jobs.run("demo", f"output={tmp_path}", "train.epochs=2")
     assert code == 0, printed
     assert "phantom" in printed
-    for part in ("train", "score"):
+    for part in ("seed-7/train", "seed-7/score"):
         assert f"{tmp_path}/{part}/report.html" in printed
         counts = record(tmp_path / part)["counts"]
         assert counts["objects"] == counts["scored"] + counts["duplicate"] + counts["quarantined"] + counts["skipped"]

@@ -48,7 +48,7 @@ def gather(prepared: Prepared, *, workers: int, first: int = 0, last: int = 2, s
     epochs: list[dict] = [{} for _ in range(first, last)]
     for rank in range(workers):
         stream = Stream(
-            prepared=prepared, rows=rows, rank=rank, workers=workers, first=first, last=last, window=100, **settings
+            prepared=prepared, rows=rows, rank=rank, workers=workers, first=first, last=last, window=96, **settings
         )
         per_epoch = len(stream.order(first))
         seen = 0
