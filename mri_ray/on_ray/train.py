@@ -20,7 +20,7 @@ from mri_ray.cohort import sides
 from mri_ray.cohort.assemble import INDEX, Cohort, assemble, keys
 from mri_ray.cohort.labels import labels_from_file, labels_from_folders
 from mri_ray.cohort.split import SIDES, TRAIN, VALIDATION
-from mri_ray.errors import ConfigError, MriRayError, SplitError, TrainingFailed
+from mri_ray.errors import ConfigError, MriRayError, SplitError, TooManyQuarantined, TrainingFailed
 from mri_ray.learn import bundle as bundles
 from mri_ray.learn.bundle import Bundle
 from mri_ray.learn.model import build, count_parameters
@@ -107,8 +107,11 @@ class _Job:
         index = outputs.live(self.manifest, self.prepared, [*INDEX])
         counts, reasons = _quarantined(index)
         self.record.note(counts=counts, reasons=reasons)
-        self.record.write(self.output)  # for those who want to know what a refused run found
-        judge(counts, reasons, settings.max_quarantined_fraction)
+        try:
+            judge(counts, reasons, settings.max_quarantined_fraction)
+        except TooManyQuarantined:
+            self.record.write(self.output)  # what was found, for those who look into it
+            raise
         labels = self.labels
         if labels is None:
             labels, _ = labels_from_folders(keys(index, self.archive.uri), settings.classes)
