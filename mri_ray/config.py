@@ -19,9 +19,7 @@ Run = TypeVar("Run", TrainRun, ScoreRun)
 
 def from_argv(kind: type[Run], argv: Sequence[str] | None = None, *, default: Path | None = None) -> Run:
     """The command line of every job: `--config FILE` (else `default`) and `key=value` pairs, nothing else."""
-    parser = argparse.ArgumentParser(
-        description=kind.__doc__, epilog="fields, with their defaults: " + ", ".join(_paths(kind))
-    )
+    parser = argparse.ArgumentParser(description=kind.__doc__, epilog="fields: " + ", ".join(_paths(kind)))
     parser.add_argument("--config", metavar="FILE", default=default, help="a YAML file with any of the fields")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="fields by their path, e.g. train.epochs=5")
     arguments = parser.parse_intermixed_args(argv)
