@@ -14,7 +14,7 @@ HEADLINE = (
     "A demonstration on synthetic phantoms: its figures say that the machinery works, "
     "and nothing about pictures of patients."
 )
-PHANTOMS = phantom.PhantomConfig(patients=60, slices=12, contrast=1.5)  # easier than the default: a minute must do
+PHANTOMS = phantom.PhantomConfig(patients=60, slices=12, contrast=2.0)  # easier than the default: a minute must do
 
 
 def run(settings: TrainRun) -> str:

@@ -14,18 +14,17 @@ from ray.util.queue import Queue
 
 from mri_ray.archive import outputs
 from mri_ray.archive.identity import digest, digest_json
-from mri_ray.archive.manifest import Manifest
 from mri_ray.archive.storage import Location
 from mri_ray.cohort import sides
 from mri_ray.cohort.assemble import INDEX, Cohort, assemble, keys
-from mri_ray.cohort.labels import labels_from_file, labels_from_folders
-from mri_ray.cohort.split import SIDES, TRAIN, VALIDATION
+from mri_ray.cohort.split import SIDES, TEST, TRAIN, VALIDATION
 from mri_ray.errors import ConfigError, MriRayError, SplitError, TooManyQuarantined, TrainingFailed
 from mri_ray.learn import bundle as bundles
 from mri_ray.learn.bundle import Bundle
 from mri_ray.learn.model import build, count_parameters
 from mri_ray.learn.plan import Rows
 from mri_ray.on_ray import cluster, ingest, progress, score_shards, shards, train_worker
+from mri_ray.on_ray.job import Job
 from mri_ray.on_ray.settings import TrainRun
 from mri_ray.on_ray.stream import Prepared
 from mri_ray.predict import snapshot
@@ -47,36 +46,30 @@ def run(settings: TrainRun, *, headline: str = HEADLINE) -> Record:
 
     headline: what the report says its figures are about.
     """
-    job = _Job(settings, headline)
+    job = _Training(settings, headline)
     with cluster.connected(settings.ray):
         job.run()
     return job.record
 
 
-class _Job:
-    """Where the things of one run lie, and its steps in their order."""
-
+class _Training(Job):
     def __init__(self, settings: TrainRun, headline: str) -> None:
+        super().__init__("train", settings, headline)
         self.settings = settings
-        self.headline = headline
-        self.archive = Location.of(settings.archive, settings.storage)
-        self.output = Location.of(settings.output, settings.storage)
-        self.archive.check()
-        self.output.check(must_exist=False)
-        self.labels = (
-            labels_from_file(Location.of(settings.labels, settings.storage), settings.classes)
-            if settings.labels
-            else None
-        )
-        self.record = Record("train", settings)
+        self.place = self.output / "bundle"
+        cache = Location.of(settings.cache, settings.storage) if settings.cache else self.output / "prepared"
+        self.prepared = ingest.prepared_location(cache, self.archive, settings.decode, settings.prepare)
 
     def run(self) -> None:
         settings, record = self.settings, self.record
         with record.stage("listing"):
-            self._list()
+            self.manifest = self.take_stock(self.prepared)
+        source = ingest.FromArchive(
+            archive=self.archive, manifest=self.manifest, decode=settings.decode, prepare=settings.prepare
+        )
         with record.stage("preparing"):
-            prepared = ingest.prepare_all(self.source, self.prepared, workers=settings.shards.workers)
-        record.note(this_run={"objects": prepared, **self.update})
+            prepared = ingest.prepare_all(source, self.prepared, workers=settings.shards.workers)
+        record.values["this_run"]["objects"] = prepared
         cohort = self._cohort()
         with record.stage("training"):
             weights, history = self._fit(cohort)
@@ -84,23 +77,13 @@ class _Job:
         with record.stage("evaluating"):
             found = self._score(bundle, cohort)
             facts = self._facts(bundle, history, cohort, found)
-        self._publish(replace(bundle, metrics=facts.metrics), facts, found)
-        # Only now: until the run is complete, a rerun goes on from the checkpoint. A finished name must not be resumed.
+        bundle = replace(bundle, metrics=facts.metrics)
+        bundles.save(bundle, self.place)
+        shown = ("split", "leakage", "history", "best_epoch")
+        record.note(**{name: getattr(facts, name) for name in shown})
+        self.publish(pages.training_page(facts), bundle, self.place, found, facts.metrics)
+        # Only now: until the run is complete, a rerun goes on from the checkpoint; a finished name must not.
         (self.output / "checkpoints" / self.fit_name).delete_all()
-
-    def _list(self) -> None:
-        settings = self.settings
-        manifest = Manifest(self.output / "manifest")
-        update = ingest.take_stock(self.archive, manifest, settings.shards)
-        self.update = {"new": update.new, "known": update.known, "gone": update.gone}
-        source = ingest.FromArchive(
-            archive=self.archive, manifest=manifest, decode=settings.decode, prepare=settings.prepare
-        )
-        cache = Location.of(settings.cache, settings.storage) if settings.cache else self.output / "prepared"
-        self.prepared = ingest.prepared_location(cache, source)
-        manifest.add_retry(outputs.to_retry(manifest.pinned(), self.prepared), after=update.listing)
-        self.manifest = manifest.pinned()  # what another run adds from now on is that run's affair
-        self.source = replace(source, manifest=self.manifest)
 
     def _cohort(self) -> Cohort:
         settings = self.settings
@@ -112,15 +95,12 @@ class _Job:
         except TooManyQuarantined:
             self.record.write(self.output)  # what was found, for those who look into it
             raise
-        labels = self.labels
-        if labels is None:
-            labels, _ = labels_from_folders(keys(index, self.archive.uri), settings.classes)
+        labels = self.labels_of(keys(index, self.archive.uri))
         cohort = assemble(index, archive_uri=self.archive.uri, labels=labels, split=settings.split, seed=settings.seed)
         for side, counts in cohort.counts().items():
             log.info("%s: %s", side, ", ".join(f"{number:,} {name}" for name, number in counts.items()))
         for warning in cohort.warnings():
-            log.warning(warning)
-            self.record.values["warnings"].append(warning)
+            self.warn(warning)
         return cohort
 
     def _fit(self, cohort: Cohort) -> tuple[Weights, list[train_worker.Epoch]]:
@@ -193,21 +173,22 @@ class _Job:
 
     def _score(self, bundle: Bundle, cohort: Cohort) -> snapshot.Snapshot:
         """Answers of the bundle for every prepared row, through the same path that scores archives."""
-        place = self.output / "bundle"
-        place.write_table(sides.NAME, sides.table(cohort))  # first: a bundle must never be without what it has seen
-        bundles.save(bundle, place)
+        self.place.write_table(
+            sides.NAME, sides.table(cohort)
+        )  # first: a bundle must never be without what it has seen
+        bundles.save(bundle, self.place)
         settings = self.settings
         results = score_shards.generation(
             self.output / "results", self.archive, bundle.digest, settings.decode, settings.train.precision
         )
         task = score_shards.Task(
             source=ingest.FromPrepared(prepared=self.prepared, size=bundle.prepare.size),
-            bundle=place,
+            bundle=self.place,
             results=results,
             run_id=self.record.run_id,
-            precision=self.settings.train.precision,
+            precision=settings.train.precision,
         )
-        score_shards.score_all(task, self.manifest, workers=self.settings.shards.workers)
+        score_shards.score_all(task, self.manifest, workers=settings.shards.workers)
         return snapshot.build(self.manifest, results, self.output / "snapshots")
 
     def _facts(
@@ -218,26 +199,10 @@ class _Job:
         label = answers.lookup(results["row_id"], row_ids, cohort.label, -1)
         side = np.array([*SIDES, ""])[answers.lookup(results["row_id"], row_ids, cohort.side, len(SIDES))]
         labelled = answers.answers(results, label=label, side=side)
-        figures = answers.by_side(labelled, temperature=bundle.temperature, threshold=bundle.threshold)
-        shown = "test" if "test" in figures else "validation"
+        shown = "test" if np.any(cohort.side == TEST) else "validation"
         chosen = examples.choose(labelled, bundle.threshold, side=shown)
         return TrainingFacts(
-            run_id=self.record.run_id,
-            archive=self.archive.uri,
-            headline=self.headline,
-            counts=found.counts,
-            reasons=found.reasons,
-            answers=labelled,
-            metrics=figures,
-            threshold=bundle.threshold,
-            bundle_digest=bundle.digest,
-            examples=examples.pictures(
-                chosen, labelled, results, (self.archive, self.settings.decode, self.settings.prepare)
-            ),
-            warnings=self.record.values["warnings"],
-            timings_s=self.record.timings_s,
-            versions=versions(),
-            settings=self.record.values["settings"],
+            **self.facts(bundle, found, results, labelled, chosen),
             history=history,
             best_epoch=train_worker.best_epoch(history),
             split_by=self.settings.split.by,
@@ -245,26 +210,6 @@ class _Job:
             leakage=asdict(cohort.leakage),
             parameters=count_parameters(build(bundle.model)),
         )
-
-    def _publish(self, bundle: Bundle, facts: TrainingFacts, found: snapshot.Snapshot) -> None:
-        place = self.output / "bundle"
-        bundles.save(bundle, place)
-        self.output.write("report.html", pages.training_page(facts).encode())
-        self.record.note(
-            counts=found.counts,
-            reasons=found.reasons,
-            metrics=facts.metrics,
-            split=facts.split,
-            leakage=facts.leakage,
-            history=facts.history,
-            best_epoch=facts.best_epoch,
-            results=found.uri,
-            bundle=place.uri,
-            bundle_digest=bundle.digest,
-            prepare_digest=bundle.prepare.digest(),
-            report=self.output.uri_of("report.html"),
-        )
-        self.record.write(self.output)
 
 
 def _quarantined(index: pa.Table) -> tuple[dict[str, int], dict[str, int]]:
