@@ -51,8 +51,8 @@ class Predictor:
     def predict(self, images: np.ndarray) -> Predictions:
         """Score pictures, uint8 (N, 1, S, S) with the bundle's S; N may be 0, the array may be read-only.
 
-        A picture's probability does not depend on its batch: |dp| <= 1e-6 in fp32 at 224 pixels on one machine with one
-        number of threads. Measured beyond: a few 1e-6 at 64 to 128 pixels and for an untrained EfficientNet.
+        A picture's probability does not depend on its batch: |dp| <= 1e-6 for the CNN at 224 pixels on one machine with
+        one number of threads. Measured beyond: a few 1e-6 at 64 to 128 pixels and for untrained backbones.
         Raises ValueError for another shape or type, RunError when a logit is not finite.
         """
         size = self.bundle.prepare.size
