@@ -59,6 +59,8 @@ class Jobs:
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+            assert process.stdout is not None
+            process.stdout.close()
             end_all(folder.name)
             with suppress(OSError):
                 folder.cleanup()
