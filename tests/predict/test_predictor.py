@@ -69,8 +69,8 @@ def test_fp32_is_the_softmax_of_a_float64_forward_pass(name):
     assert expected.std() > 0.1  # else any answer would pass
 
 
-# The promise is the CNN's. Untrained MobileNet gave up to 1.3e-6 at 224 pixels with AVX512, untrained EfficientNet 2.6e-6
-# at 64 (at 224, too slow here, 1.0e-6; 2e-7 after 30 steps of training).
+# The promise is the CNN's. Untrained MobileNet gave up to 1.3e-6 at 224 pixels with AVX512, untrained EfficientNet
+# 2.6e-6 at 64 (at 224, too slow here, 1.0e-6; 2e-7 after 30 steps of training).
 @pytest.mark.parametrize(
     ("name", "size", "n", "limit"),
     [
