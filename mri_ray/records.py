@@ -37,24 +37,40 @@ class Flag(StrEnum):
     COLOUR = "converted.colour"  # real colour was made grey
     LOW_CONTRAST = "low.contrast"  # the intensity window was widened to its floor
     UPSCALED = "upscaled"  # the head is smaller than the model's input
+    SECONDARY = "secondary.capture"  # a screen shot or scan of a picture, not what the scanner measured
+    BURNED_IN = "burned.in"  # the file says that writing is part of the pixels
+    LOCALIZER = "localizer"  # a scout for planning
+    DERIVED = "derived.map"  # computed from other images: a projection, a parameter map, a subtraction
+    PHANTOM = "phantom"  # a test object, as far as the tags tell
+    MOSAIC = "from.mosaic"  # cut out of a frame in which many slices are tiled
+    LOSSY = "lossy.compressed"  # it was once compressed with loss
+    MASKED = "masked.values"  # padding, NaN or infinity was replaced by the darkest value
+    NAMED_PATH = "path.names.patient"  # its path repeats the header's name or id
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Header:
-    """What is known about a slice; None where the file does not say."""
+    """What is known about a slice; None where the file does not say.
+
+    Names, ids and dates stand as in the file: they leave this process only as `archive.identity` lets them.
+    """
 
     modality: str | None = None
-    patient: str | None = None
+    sop_class: str | None = None  # its name, e.g. "MR Image Storage"
+    patient: str | None = None  # id, and behind "^^^" who issued it, where that is told
+    patient_name: str | None = None  # to find it in paths; never written anywhere
     study_uid: str | None = None
     series_uid: str | None = None
     sop_uid: str | None = None
     instance_number: int | None = None
-    position_mm: tuple[float, float, float] | None = None
-    normal: tuple[float, float, float] | None = None
+    position_mm: tuple[float, float, float] | None = None  # of the first pixel's centre; to the left, back, head
+    normal: tuple[float, float, float] | None = None  # unit vector: row direction x column direction
     spacing_mm: tuple[float, float] | None = None  # between rows, between columns
     acquired: date | None = None
     manufacturer: str | None = None
     field_strength_t: float | None = None
+    sequence: str | None = None  # T1, T1+C, T2, FLAIR, PD, DWI, T2*: as far as the tags tell
+    body_part: str | None = None  # what the file claims; no proof
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,13 +90,14 @@ class Slice:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Failure:
-    """Why an object, a member or a frame gives no slice. `detail` names no identifiers."""
+    """Why an object, a member or a frame gives no slice. `detail` names no identifiers: no tag's text, no path."""
 
     reason: Reason
     where: str  # the object's URI
     detail: str
     frame: int | None = None
-    member: str | None = None
+    member: str | None = None  # path in the pack; in a pack within: "inner.zip!/path"
+    header: Header = field(default_factory=Header)  # what was known when it failed
 
 
 def _schema(name: str, *fields: pa.Field) -> pa.Schema:
@@ -125,6 +142,21 @@ _IDENTITY = (
     pa.field("pixel_digest", pa.string()),  # of the decoded pixels; null for a failure
     pa.field("width", pa.int32()),
     pa.field("height", pa.int32()),
+    # Of the header; keys are pseudonyms (see `archive.identity`), null where the file does not tell.
+    pa.field("patient_key", pa.string()),
+    pa.field("study_key", pa.string()),
+    pa.field("series_key", pa.string()),
+    pa.field("instance_key", pa.string()),
+    pa.field("instance_number", pa.int32()),
+    pa.field("position_mm", pa.float64()),  # along the normal
+    pa.field("normal", pa.list_(pa.float32())),  # 3, a unit vector
+    pa.field("spacing_mm", pa.list_(pa.float32())),  # 2: between rows, between columns
+    pa.field("acquired", pa.date32()),  # shifted by days of the patient's own, unless identifiers are kept
+    pa.field("modality", pa.string()),
+    pa.field("manufacturer", pa.string()),
+    pa.field("field_strength_t", pa.float32()),
+    pa.field("sequence", pa.string()),
+    pa.field("body_part", pa.string()),
 )
 
 
@@ -133,16 +165,18 @@ def prepared_schema(size: int) -> pa.Schema:
     return _schema("prepared", *_IDENTITY, pa.field("pixels", pa.binary(size * size)))
 
 
-# One row a slice, or one for an object that has none. logit = z_tumor - z_normal.
-RESULTS = _schema(
-    "results",
+# Where every object ended: one row a slice, or one for an object that has none.
+_LEDGER = (
     *_IDENTITY,
     _required("state", pa.string()),  # of the object, the same on all its rows
     pa.field("duplicate_of", pa.string()),  # the object_id that was kept
-    pa.field("patient_key", pa.string()),
-    pa.field("study_key", pa.string()),
-    pa.field("series_key", pa.string()),
-    pa.field("position_mm", pa.float64()),  # along the normal
+)
+LEDGER = _schema("ledger", *_LEDGER)
+
+# The same with answers. logit = z_tumor - z_normal.
+RESULTS = _schema(
+    "results",
+    *_LEDGER,
     pa.field("logit", pa.float32()),
     pa.field("probability", pa.float32()),
     pa.field("decision", pa.string()),

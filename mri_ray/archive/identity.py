@@ -14,13 +14,13 @@ from typing import Any
 _BYTES = 16
 
 
-def digest(*parts: str | bytes) -> str:
-    """Digest of a sequence of parts: 32 hex digits of BLAKE2b.
+def digest(*parts: str | bytes, key: bytes = b"") -> str:
+    """Digest of a sequence of parts: 32 hex digits of BLAKE2b, keyed where a key (at most 64 bytes) is given.
 
     Parts are framed by their lengths, so ("ab", "c") and ("a", "bc") differ. Text is the same part as its UTF-8
     bytes.
     """
-    state = hashlib.blake2b(digest_size=_BYTES)
+    state = hashlib.blake2b(digest_size=_BYTES, key=key)
     for part in parts:
         data = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
         state.update(len(data).to_bytes(8, "little"))
@@ -28,14 +28,14 @@ def digest(*parts: str | bytes) -> str:
     return state.hexdigest()
 
 
-def object_id(key: str) -> str:
-    """Names an object by its key below the archive's root."""
-    return digest("object", key)
+def object_id(key: str, secret: bytes = b"") -> str:
+    """Names an object by its key below the archive's root; with a secret, nobody without it can test a guess."""
+    return digest("object", key, key=secret)
 
 
-def version_id(key: str, size: int, etag: str) -> str:
+def version_id(key: str, size: int, etag: str, secret: bytes = b"") -> str:
     """Names one state of an object: another size or etag is another version."""
-    return digest("version", key, str(size), etag)
+    return digest("version", key, str(size), etag, key=secret)
 
 
 def row_id(object_id: str, member: str | None = None, frame: int | None = None) -> str:

@@ -1,6 +1,7 @@
 """A folder on local disk or a mounted share, with the promises of an object store."""
 
 import errno
+import io
 import os
 import shutil
 import stat
@@ -8,12 +9,13 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import islice
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.fs
 
-from mri_ray.archive import listing
+from mri_ray.archive import listing, ranges
 from mri_ray.errors import ArchiveDenied, ArchiveError, ArchiveNotFound
 
 _PARTIAL = ".mri_ray-partial-"  # writes under way; never listed
@@ -60,7 +62,17 @@ class LocalStore:
     def fetch(self, key: str) -> bytes:
         return self.read(key)
 
+    def open(self, key: str) -> io.BufferedReader:
+        return ranges.buffered(_SteadyFile(self._path(key)))
+
     def write(self, key: str, data: bytes, *, if_absent: bool) -> bool:
+        return self._write(key, io.BytesIO(data), if_absent=if_absent)
+
+    def write_file(self, key: str, source: str, *, if_absent: bool) -> bool:
+        with open(source, "rb") as file:
+            return self._write(key, file, if_absent=if_absent)
+
+    def _write(self, key: str, source: BinaryIO, *, if_absent: bool) -> bool:
         path = self._path(key)
         folder = os.path.dirname(path)
         if if_absent and os.path.lexists(path):
@@ -69,7 +81,7 @@ class LocalStore:
         with _explained("writing", path):
             os.makedirs(folder, exist_ok=True)
             try:
-                _write_synced(partial, data)
+                _write_synced(partial, source)
                 return _publish(partial, path, if_absent=if_absent)
             finally:
                 _remove(partial)
@@ -142,6 +154,32 @@ class LocalStore:
         return above
 
 
+class _SteadyFile(io.FileIO):
+    """A file that must not be written to while it is read; one put in its place leaves it as it is."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self._state = self._current()
+
+    def readinto(self, buffer: memoryview) -> int | None:  # type: ignore[override]
+        count = super().readinto(buffer)
+        self._check()
+        return count
+
+    def readall(self) -> bytes:
+        data = super().readall()
+        self._check()
+        return data
+
+    def _check(self) -> None:
+        if self._current() != self._state:
+            raise ranges.changed(f"file://{self.name}")
+
+    def _current(self) -> tuple[int, int]:
+        found = os.fstat(self.fileno())
+        return found.st_size, found.st_mtime_ns
+
+
 @contextmanager
 def _explained(doing: str, path: str) -> Iterator[None]:
     try:
@@ -199,11 +237,11 @@ def _inode(path: str) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
-def _write_synced(path: str, data: bytes) -> None:
+def _write_synced(path: str, source: BinaryIO) -> None:
     # Not tempfile: its files are readable by their owner only, and other nodes may run as other users.
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
+        shutil.copyfileobj(source, file, 2**20)
         file.flush()
         os.fsync(file.fileno())
 

@@ -52,11 +52,13 @@ class Manifest:
     """The manifest kept at a location; holds nothing in memory, so any number of processes may use the same one.
 
     listing: sees the manifest as of that listing, and cannot add to it; None sees the latest.
+    secret: keys the ids that an update makes (`identity.object_id`).
     """
 
-    def __init__(self, location: Location, listing: int | None = None) -> None:
+    def __init__(self, location: Location, listing: int | None = None, *, secret: bytes = b"") -> None:
         self._location = location
         self._listing = listing
+        self._secret = secret
 
     def pinned(self) -> "Manifest":
         """The manifest as of now: what another run adds while this one works does not change what this one sees."""
@@ -191,13 +193,13 @@ class Manifest:
                 )
             last = keys[-1]
             triples = zip(keys.to_pylist(), sizes.to_pylist(), etags.to_pylist(), strict=True)
-            versions = np.array([version_id(*triple) for triple in triples], _IDS)
+            versions = np.array([version_id(*triple, self._secret) for triple in triples], _IDS)
             listed.append(versions)
             new = ~_among(versions, known)
             if new.any():
                 mask = pa.array(new)
                 keys = keys.filter(mask)
-                names = pa.array([object_id(key) for key in keys.to_pylist()], pa.string())
+                names = pa.array([object_id(key, self._secret) for key in keys.to_pylist()], pa.string())
                 columns = [names, _text(versions[new]), keys, sizes.filter(mask), etags.filter(mask)]
                 yield pa.Table.from_arrays(columns, schema=MANIFEST)
 

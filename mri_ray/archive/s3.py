@@ -6,13 +6,14 @@ time of an s3fs read and lets threads run in parallel.
 
 import asyncio
 import errno
+import io
 import os
 import random
 import re
 import threading
 import time
-from collections.abc import Iterator
-from functools import lru_cache
+from collections.abc import Callable, Iterator
+from functools import lru_cache, partial
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -24,7 +25,7 @@ from aiohttp import ClientError as BodyError
 from botocore import exceptions as boto  # type: ignore[import-untyped]
 from fsspec.asyn import sync
 
-from mri_ray.archive import listing, s3_errors
+from mri_ray.archive import listing, ranges, s3_errors
 from mri_ray.archive.identity import digest
 from mri_ray.archive.settings import StorageConfig
 from mri_ray.errors import ArchiveDenied, ArchiveError, ArchiveNotFound, ConfigError
@@ -34,6 +35,7 @@ _UNUSED = re.compile(rb"<(LastModified|StorageClass|Owner)>.*?</\1>", re.DOTALL)
 _FAILURES = (OSError, boto.BotoCoreError, BodyError)
 _BROKEN_BODY = (BodyError, boto.IncompleteReadError, boto.HTTPClientError, TimeoutError)
 _TAKEN = ("PreconditionFailed", "412")
+_BEYOND = ("InvalidRange", "416")
 _CONFLICT = ("ConditionalRequestConflict", "409")  # another conditional write of this key is under way
 
 
@@ -64,11 +66,19 @@ class S3Store:
 
     def read(self, key: str) -> bytes:
         """One GET, so whole even while the object is being replaced."""
-        try:
-            client = self._client
-            return sync(client.fs.loop, _get, client.fs, self.bucket, self._key(key), self.config.retries + 1)
-        except _FAILURES as exc:
-            raise s3_errors.as_os_error(exc, self._uri(key), self.config) from exc
+        return self._get(key)[0]
+
+    def open(self, key: str) -> io.BufferedReader:
+        """One GET a block. Each answer names the version it is of, so that a replaced object is noticed."""
+        first, size, version = self._block(key, 0, ranges.BLOCK_BYTES)
+
+        def fetch(offset: int, length: int) -> bytes:
+            data, *found = self._block(key, offset, length)
+            if found != [size, version]:
+                raise ranges.changed(self._uri(key))
+            return data
+
+        return ranges.buffered(ranges.RangedReader(size, first, fetch))
 
     def fetch(self, key: str) -> bytes:
         """As `read`, for many small objects. What fails is read once more the thorough way, with its retries."""
@@ -81,9 +91,15 @@ class S3Store:
             return self.read(key)
 
     def write(self, key: str, data: bytes, *, if_absent: bool) -> bool:
+        return self._write(key, partial(self._put, self._key(key), data, if_absent=if_absent), if_absent)
+
+    def write_file(self, key: str, source: str, *, if_absent: bool) -> bool:
+        return self._write(key, partial(self._send, self._key(key), source, if_absent=if_absent), if_absent)
+
+    def _write(self, key: str, attempt_it: Callable[[], None], if_absent: bool) -> bool:
         for attempt in range(self.config.retries + 1):
             try:
-                self._put(self._key(key), data, if_absent=if_absent)
+                attempt_it()
             except _FAILURES as exc:
                 code = s3_errors.code_of(exc)
                 if if_absent and code in _TAKEN:
@@ -122,6 +138,28 @@ class S3Store:
     def arrow(self) -> tuple[pyarrow.fs.FileSystem, str]:
         return self._client.arrow, f"{self.bucket}/{self.prefix}".rstrip("/")
 
+    def _block(self, key: str, offset: int, length: int) -> tuple[bytes, int, str | None]:
+        """Part of an object, its size and version; nothing of one that ends before the part."""
+        try:
+            data, answer = self._get(key, (offset, length))
+        except OSError as exc:
+            if s3_errors.code_of(exc.__cause__ or exc) in _BEYOND:
+                return b"", 0, None
+            raise
+        total = answer.get("ContentRange", "").rpartition("/")[2]
+        size = int(total) if total.isdecimal() else offset + answer["ContentLength"]
+        if len(data) != min(length, size - offset):
+            raise OSError(errno.EIO, "the server does not give parts of objects", self._uri(key))
+        return data, size, answer.get("ETag")
+
+    def _get(self, key: str, part: tuple[int, int] | None = None) -> tuple[bytes, dict[str, Any]]:
+        tries = self.config.retries + 1
+        try:
+            client = self._client
+            return sync(client.fs.loop, _get, client.fs, self.bucket, self._key(key), tries, part)
+        except _FAILURES as exc:
+            raise s3_errors.as_os_error(exc, self._uri(key), self.config) from exc
+
     def _own_pages(self) -> Iterator[pa.RecordBatch]:
         start = len(self._key_below())
         empty = True
@@ -152,6 +190,10 @@ class S3Store:
         else:
             only_if = {"IfNoneMatch": "*"} if if_absent else {}
             fs.call_s3("put_object", Bucket=self.bucket, Key=key, Body=data, **only_if)
+
+    def _send(self, key: str, source: str, *, if_absent: bool) -> None:
+        mode = "create" if if_absent else "overwrite"
+        self._client.fs.put_file(source, f"{self.bucket}/{key}", chunksize=_PART_BYTES // 2, mode=mode)
 
     def _call(self, method: str, **arguments: Any) -> dict[str, Any]:
         try:
@@ -255,12 +297,18 @@ def _arrow(config: StorageConfig, meta: Any, region: str) -> pyarrow.fs.S3FileSy
     return pyarrow.fs.S3FileSystem(**arguments)
 
 
-async def _get(fs: s3fs.S3FileSystem, bucket: str, key: str, tries: int) -> bytes:
+async def _get(
+    fs: s3fs.S3FileSystem, bucket: str, key: str, tries: int, part: tuple[int, int] | None
+) -> tuple[bytes, dict[str, Any]]:
+    """An object, or its part (offset, length), and the server's answer."""
+    only = {} if part is None else {"Range": f"bytes={part[0]}-{part[0] + part[1] - 1}"}
     for attempt in range(tries):
-        answer = await fs._call_s3("get_object", Bucket=bucket, Key=key)
+        answer = await fs._call_s3("get_object", Bucket=bucket, Key=key, **only)
         try:
             async with answer["Body"] as body:
-                return await body.read()
+                if part is not None and answer["ContentLength"] > part[1]:
+                    return b"", answer  # the whole instead of the part: it may not fit in memory
+                return await body.read(), answer
         except _BROKEN_BODY:
             if attempt + 1 == tries:
                 raise

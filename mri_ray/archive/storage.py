@@ -3,11 +3,13 @@
 import io
 import os
 import re
+import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.fs
@@ -94,6 +96,14 @@ class Location:
         """The whole object. Raises FileNotFoundError, PermissionError or another OSError."""
         return self._store.read(key)
 
+    def open(self, key: str = "") -> BinaryIO:
+        """A seekable reader that fetches the object's parts as they are asked for; for one thread, to be closed.
+
+        Raises as `read`, here and at every read: OSError with ESTALE too, when the object is replaced meanwhile (on a
+        mounted share as far as it tells). Holds at most some 8 MiB.
+        """
+        return self._store.open(key)
+
     def read_many(self, keys: Iterable[str], threads: int | None = None) -> Iterator[bytes | OSError]:
         """Objects in the order of the keys, read by threads that run ahead by at most twice their number.
 
@@ -151,6 +161,29 @@ class Location:
         buffer = io.BytesIO()
         pq.write_table(table, buffer, compression="zstd", row_group_size=row_group_size)
         return self.write(key, buffer.getvalue(), if_absent=if_absent)
+
+    def write_batches(
+        self,
+        key: str,
+        schema: pa.Schema,
+        batches: Iterable[pa.RecordBatch],
+        *,
+        if_absent: bool = False,
+        row_group_size: int | None = None,
+    ) -> bool:
+        """A table of any size as one Parquet object, as `write_table`; it is gathered on disk, not in memory."""
+        with tempfile.TemporaryDirectory(prefix="mri_ray-") as folder:
+            path = os.path.join(folder, "table.parquet")
+            with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+                for batch in batches:
+                    writer.write_batch(batch, row_group_size)
+            return self._store.write_file(key, path, if_absent=if_absent)
+
+    def read_batches(self, key: str, rows: int) -> Iterator[pa.RecordBatch]:
+        """A Parquet object, so many rows at a time. Raises as `read`."""
+        filesystem, path = self.arrow()
+        with filesystem.open_input_file(f"{path}/{key}") as file:
+            yield from pq.ParquetFile(file).iter_batches(rows)
 
     @property
     def _store(self) -> LocalStore | S3Store:

@@ -4,15 +4,18 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from mri_ray.archive.identity import digest
 from mri_ray.cohort.groups import group
-from mri_ray.cohort.labels import match
+from mri_ray.cohort.labels import Matched
 from mri_ray.cohort.split import SIDES, Leakage, SplitConfig, assign, leakage, refuse
 from mri_ray.prepare.objects import joinable
 
-INDEX = ["row_id", "object_id", "version_id", "uri", "reason", "flags", "pixel_digest"]  # what `assemble` reads
+# What `assemble` reads of prepared rows, and what labels are matched by.
+INDEX = [
+    *("row_id", "object_id", "version_id", "uri", "reason", "flags", "pixel_digest"),
+    *("patient_key", "study_key", "series_key", "instance_key", "modality"),
+]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -26,6 +29,8 @@ class Cohort:
     leakage: Leakage
     unlabelled: int
     labels_without_file: int
+    weak: int
+    nameless: int
 
     def counts(self) -> dict[str, dict[str, int]]:
         """By side: rows, tumor rows, groups."""
@@ -50,6 +55,16 @@ class Cohort:
             found.append(f"{self.unlabelled:,} slices have no label and are left out")
         if self.labels_without_file:
             found.append(f"{self.labels_without_file:,} labels name nothing that could be read in the archive")
+        if self.nameless:
+            found.append(
+                f"{self.nameless:,} slices come from DICOM, but neither headers (see `identifiers`) nor labels tell "
+                "whose they are: a patient may stand on several sides"
+            )
+        if self.weak:
+            found.append(
+                f"{self.weak:,} slices are called tumor by a label of their whole study, series or volume: some may "
+                "show none, so figures by slice are worth less"
+            )
         for code, name in enumerate(SIDES):
             if len(np.unique(self.label[self.side == code])) == 1:
                 found.append(f"the {name} side holds one class only: its AUROC cannot be estimated")
@@ -62,26 +77,31 @@ class Cohort:
         return found
 
 
-def keys(index: pa.Table, archive_uri: str) -> pa.ChunkedArray:
-    """The keys of the rows, below the archive's root."""
-    return pc.utf8_slice_codeunits(index["uri"], start=len(archive_uri) + 1)
+def assemble(
+    rows: pa.Table, *, paths: pa.ChunkedArray, matched: Matched, split: SplitConfig, seed: int, quote: bool = True
+) -> Cohort:
+    """Group and split rows that have a slice (columns INDEX, part, place).
 
-
-def assemble(index: pa.Table, *, archive_uri: str, labels: pa.Table, split: SplitConfig, seed: int) -> Cohort:
-    """Join rows (columns INDEX, part, place) to labels, group and split them.
-
-    Rows without slice or label are left out. Raises LabelError and SplitError (see `labels.match`, `split.refuse`).
+    paths: of the rows, below the archive's root. matched: their labels; rows without one are left out. Rows of one
+    patient are those that either the labels or the headers say so of. quote: whether a message may name a folder.
+    Raises SplitError (see `split.refuse`).
     """
-    usable = index.filter(pc.is_null(index["reason"]))
-    places = keys(usable, archive_uri)
-    matched = match(places, labels)
     chosen = np.flatnonzero(matched.label >= 0)
-    rows = usable.take(chosen)
-    patients = [matched.patient[i] for i in chosen.tolist()]
-    row_ids = rows["row_id"].to_pylist()
-    groups = group(patients, rows["pixel_digest"].to_pylist(), joinable(rows["flags"]))
+    rows, paths = rows.take(chosen), paths.take(chosen)
+    told = [matched.patient[i] for i in chosen.tolist()]
+    by_header = rows["patient_key"].to_pylist()
+    patients = [one or other for one, other in zip(told, by_header, strict=True)]
+    groups = group(
+        rows["pixel_digest"].to_pylist(), joinable(rows["flags"]), told, by_header, rows["study_key"].to_pylist()
+    )
     side = assign(
-        split, seed=seed, keys=places.take(chosen).to_pylist(), row_ids=row_ids, patients=patients, groups=groups
+        split,
+        seed=seed,
+        keys=paths.to_pylist(),
+        row_ids=rows["row_id"].to_pylist(),
+        patients=patients,
+        groups=groups,
+        quote=quote,
     )
     found = leakage(side, groups)
     refuse(split, side, groups)
@@ -93,4 +113,9 @@ def assemble(index: pa.Table, *, archive_uri: str, labels: pa.Table, split: Spli
         leakage=found,
         unlabelled=matched.unlabelled,
         labels_without_file=matched.labels_without_file,
+        weak=matched.weak,
+        nameless=sum(
+            patient is None and modality is not None
+            for patient, modality in zip(patients, rows["modality"].to_pylist(), strict=True)
+        ),
     )

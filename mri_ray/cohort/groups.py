@@ -1,4 +1,4 @@
-"""Rows that must stay together: those of one patient, and exact copies of one picture."""
+"""Rows that must stay together: those of one patient or study, and exact copies of one picture."""
 
 from collections.abc import Sequence
 
@@ -8,21 +8,26 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 
-def group(patients: Sequence[str | None], pixel_digests: Sequence[str | None], joinable: np.ndarray) -> np.ndarray:
+def group(pixel_digests: Sequence[str | None], joinable: np.ndarray, *owners: Sequence[str | None]) -> np.ndarray:
     """Number the groups of N rows by first appearance, int32 (N,).
 
-    Two rows share a group when a chain of equal patients and equal pixels links them. joinable: bool (N,); a row that
-    is not (a blank picture looks like any other) is linked by its patient only. None links nothing.
+    Two rows share a group when a chain of equal owners (a patient, a study; each sequence is a kind of its own) and
+    equal pixels links them. joinable: bool (N,); a row that is not (a blank picture looks like any other) is linked by
+    its owners only. None links nothing.
     """
-    count = len(patients)
-    if not len(pixel_digests) == len(joinable) == count:
-        raise ValueError(f"group: lengths must agree, got {count}, {len(pixel_digests)} and {len(joinable)}")
+    count = len(pixel_digests)
+    lengths = [count, len(joinable), *map(len, owners)]
+    if len(set(lengths)) > 1:
+        raise ValueError(f"group: lengths must agree, got {lengths}")
     if not count:
         return np.empty(0, np.int32)
-    by_patient, patient_count = _links(patients, np.ones(count, bool), count)
-    by_pixels, pixels_count = _links(pixel_digests, np.asarray(joinable, bool), count + patient_count)
-    row, node = np.concatenate([by_patient, by_pixels], axis=1)
-    size = count + patient_count + pixels_count
+    edges, size = [], count
+    everywhere = np.ones(count, bool)
+    for values, usable in ((pixel_digests, np.asarray(joinable, bool)), *((owner, everywhere) for owner in owners)):
+        links, nodes = _links(values, usable, size)
+        edges.append(links)
+        size += nodes
+    row, node = np.concatenate(edges, axis=1)
     graph = coo_array((np.ones(len(row), bool), (row, node)), shape=(size, size))
     component = connected_components(graph, directed=False)[1][:count]
     _, first, number = np.unique(component, return_index=True, return_inverse=True)

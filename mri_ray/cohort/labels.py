@@ -1,23 +1,23 @@
 """Which class an object has: told by the name of a folder around it, or by a labels file.
 
-A labels table holds key string (below the archive's root), label int8 (the position in `CLASSES`), patient string or
-null, study_date string or null.
+A labels table holds key string, label int8 (the position in `CLASSES`), patient string or null, study_date string or
+null, and level string, the same for all rows: whether keys are paths below the archive's root, or the keys of studies,
+series or instances that results have in place of UIDs.
 """
 
-import csv
-import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.parquet as pq
 
 from mri_ray.archive.storage import Location
+from mri_ray.cohort.columns import whole
+from mri_ray.cohort.label_columns import KEYS, read
 from mri_ray.errors import ConfigError, LabelError
 
 CLASSES = ("normal", "tumor")
@@ -36,24 +36,46 @@ DEFAULT_CLASSES: dict[str, list[str]] = {
     ],
 }
 
+
+class Level(StrEnum):
+    """What a label is of."""
+
+    PATH = "path"  # an object; a pack's label is that of all its members
+    INSTANCE = "instance"
+    SERIES = "series"
+    STUDY = "study"
+
+
+_LEVELS = dict(zip(KEYS, Level, strict=True))
+_PLURAL = {Level.INSTANCE: "instances", Level.SERIES: "series", Level.STUDY: "studies"}
+# The columns of results that hold those keys.
+ROW_KEYS = {Level.INSTANCE: "instance_key", Level.SERIES: "series_key", Level.STUDY: "study_key"}
+
 LABELS = pa.schema(
     [
         pa.field("key", pa.string(), nullable=False),
         pa.field("label", pa.int8(), nullable=False),
         pa.field("patient", pa.string()),
         pa.field("study_date", pa.string()),
+        pa.field("level", pa.string(), nullable=False),
     ]
 )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Matched:
-    """Labels brought to the order of an archive's keys. label: int8 (N,), -1 where there is none."""
+    """Labels brought to the order of an archive's rows. label: int8 (N,), -1 where there is none.
+
+    weak: rows called tumor by a label that covers several rows (a study, a series, a volume): the lesion need not be
+    on each of them, so figures by slice are worth less.
+    """
 
     label: np.ndarray
     patient: list[str | None]
+    study_date: list[str | None]
     unlabelled: int
     labels_without_file: int
+    weak: int = 0
 
 
 def class_words(classes: Mapping[str, Sequence[str]]) -> dict[str, int]:
@@ -83,44 +105,59 @@ def labels_from_folders(keys: pa.Array | Sequence[str], classes: Mapping[str, Se
     label = of_folder.take(folders.indices)
     found = label.is_valid()
     count = pc.sum(found).as_py() or 0
-    unknown = pa.nulls(count, pa.string())
-    return pa.table([keys.filter(found), label.filter(found), unknown, unknown], schema=LABELS), len(keys) - count
+    unknown, level = pa.nulls(count, pa.string()), pa.repeat(Level.PATH.value, count)
+    columns = [keys.filter(found), label.filter(found), unknown, unknown, level]
+    return pa.table(columns, schema=LABELS), len(keys) - count
 
 
-def labels_from_file(location: Location, classes: Mapping[str, Sequence[str]]) -> pa.Table:
-    """Read a CSV or Parquet file of labels; one row a path, in the file's order.
+def labels_from_file(
+    location: Location,
+    classes: Mapping[str, Sequence[str]],
+    key_of: Callable[[str, str], str | None] | None = None,
+    *,
+    quote: bool = True,
+) -> pa.Table:
+    """Read a CSV or Parquet file of labels; one row a path, study, series or instance, in the file's order.
 
-    Columns: path (below the archive's root), label (a class, a word of `classes`, or 0/1), and optionally patient_id
-    and study_date; others are ignored. Raises LabelError naming file, data row (from 1, without the header) and rule,
-    but never a patient.
+    Columns: path (below the archive's root; in a pack `pack.zip!/path/in/pack`) or, without it, the first there is of
+    sop_uid, series_uid and study_uid; label (a class, a word of `classes`, or 0/1); and optionally patient_id and
+    study_date. Others are ignored. key_of: (level, UID) -> the key that results have in place of the UID. quote:
+    whether a message may repeat a label that has no class; one in a file of UIDs never does.
+    Raises LabelError naming file, data row (from 1, without the header) and rule, but never a UID or a patient.
     """
     words = {**{str(code): code for code in range(len(CLASSES))}, **{name: CLASSES.index(name) for name in CLASSES}}
     words |= class_words(classes)
     where = f"labels file {location.uri}"
-    columns = _read_columns(location, where)
-    path, label = columns["path"], columns["label"]
-    if not len(path):
+    columns = read(location, where)
+    name = next(name for name in KEYS if name in columns)
+    key, label = columns[name], columns["label"]
+    if not len(key):
         raise LabelError(f"{where}: must hold at least one row below its header, got none")
-    _refuse_empty(path, "path", where)
+    _refuse_empty(key, name, where)
     _refuse_empty(label, "label", where)
-    label = _to_codes(label, words, where)
-    key = _normal(path)
+    label = _to_codes(label, words, where, quote=quote and name == "path")
+    key = _normal(key) if name == "path" else _keys_of(key, name, key_of, where)
     position = key.dictionary_encode()
-    at = position.indices.to_numpy()
-    parts = [_one_a_key(at, position.dictionary, label, "label", where)]
-    for name in ("patient_id", "study_date"):
-        column = columns.get(name, pa.nulls(len(key), pa.string()))
-        parts.append(_one_a_key(at, position.dictionary, column, name, where))
-    return pa.table([position.dictionary, *parts], schema=LABELS)
+    at, count = position.indices.to_numpy(), len(position.dictionary)
+    parts = [_one_a_key(at, count, label, "label", name, where)]
+    for other in ("patient_id", "study_date"):
+        column = columns.get(other, pa.nulls(len(key), pa.string()))
+        parts.append(_one_a_key(at, count, column, other, name, where))
+    return pa.table([position.dictionary, *parts, pa.repeat(_LEVELS[name].value, count)], schema=LABELS)
 
 
-def match(keys: pa.Array | Sequence[str], labels: pa.Table) -> Matched:
-    """Bring labels to the order of `keys`. Raises LabelError when no key, or only one class, is labelled."""
-    matched = bring(keys, labels)
+def match(
+    keys: pa.Array | Sequence[str], labels: pa.Table, rows: pa.Table | None = None, *, quote: bool = True
+) -> Matched:
+    """`bring`; raises LabelError when no row, or only one class, is labelled.
+
+    quote: whether its message may give paths as examples.
+    """
+    matched = bring(keys, labels, rows)
     label = matched.label
     found = np.unique(label[label >= 0])
     if not len(found):
-        raise LabelError(_nothing_matched(_normal(_text(keys)), _normal(_text(labels["key"]))))
+        raise LabelError(_nothing_matched(_normal(_text(keys)), labels, quote))
     if len(found) == 1:
         raise LabelError(
             f"labels: both classes must occur, but all {np.sum(label >= 0)} labelled objects are "
@@ -129,16 +166,49 @@ def match(keys: pa.Array | Sequence[str], labels: pa.Table) -> Matched:
     return matched
 
 
-def bring(keys: pa.Array | Sequence[str], labels: pa.Table) -> Matched:
-    """Bring labels to the order of `keys`, whether or not any belongs to one."""
-    normal, known = _normal(_text(keys)), _normal(_text(labels["key"]))
-    place = pc.index_in(normal, value_set=known)
+def bring(keys: pa.Array | Sequence[str], labels: pa.Table, rows: pa.Table | None = None) -> Matched:
+    """Bring labels to the order of N rows, whether or not any belongs to one.
+
+    keys: (N,), paths below the archive's root. rows: the rows themselves, with the columns ROW_KEYS; only labels by
+    UID need them.
+    """
+    level = _level(labels)
+    known = _text(labels["key"])
+    if level == Level.PATH:
+        known = _normal(known)
+        place = _place(_normal(_text(keys)), known)
+    else:
+        assert rows is not None, "labels by UID are matched by the columns of rows"
+        place = pc.index_in(_text(rows[ROW_KEYS[level]]), value_set=known)
+    label = pc.fill_null(whole(labels["label"]).take(place), -1).to_numpy()
+    # A key that occurs twice among the known ones (a volume, labelled by its folder) is found at its first place.
+    covered = np.bincount(place.drop_null().to_numpy(), minlength=len(known))
+    covered = covered[pc.index_in(known, value_set=known).to_numpy()]
+    shared = (covered > 1) & (whole(labels["label"]).to_numpy() == CLASSES.index("tumor"))
     return Matched(
-        label=pc.fill_null(_whole(labels["label"]).take(place), -1).to_numpy(),
-        patient=_whole(labels["patient"]).take(place).to_pylist(),
+        label=label,
+        patient=whole(labels["patient"]).take(place).to_pylist(),
+        study_date=whole(labels["study_date"]).take(place).to_pylist(),
         unlabelled=place.null_count,
-        labels_without_file=pc.sum(pc.invert(pc.is_in(known, value_set=normal))).as_py(),
+        labels_without_file=int((covered == 0).sum()),
+        weak=int(np.isin(place.fill_null(-1).to_numpy(), np.flatnonzero(shared)).sum()),
     )
+
+
+def _level(labels: pa.Table) -> Level:
+    levels = pc.unique(labels["level"]).to_pylist()
+    assert len(levels) <= 1, "a labels table is of one level"
+    return Level(levels[0]) if levels else Level.PATH
+
+
+def _place(keys: pa.Array, known: pa.Array) -> pa.Array:
+    """Where each key, or the innermost pack around it that has a label, stands among the known ones; null nowhere."""
+    place = pc.index_in(keys, value_set=known)
+    inside = pc.and_(pc.is_null(place), pc.match_substring(keys, "!/"))
+    if not pc.any(inside).as_py():
+        return place
+    around = pc.replace_substring_regex(keys.filter(inside), "^(.*)!/.*$", "\\1")
+    return pc.replace_with_mask(place, inside, _place(around, known))
 
 
 def _fold(word: str) -> str:
@@ -150,17 +220,10 @@ def _nearest(folder: str, words: Mapping[str, int]) -> int | None:
     return next((words[part] for part in parts if part in words), None)
 
 
-def _whole(column: Any) -> pa.Array:
-    """One array, also of a column that came in chunks."""
-    if isinstance(column, pa.ChunkedArray):
-        return column.combine_chunks()
-    return column
-
-
 def _text(values: Any) -> pa.Array:
     if not isinstance(values, pa.Array | pa.ChunkedArray):
         values = pa.array(values, pa.string())
-    return _whole(values.cast(pa.string()))
+    return whole(values.cast(pa.string()))
 
 
 def _normal(paths: pa.Array) -> pa.Array:
@@ -171,79 +234,25 @@ def _normal(paths: pa.Array) -> pa.Array:
     return pc.utf8_normalize(paths, form="NFC")  # macOS writes names decomposed
 
 
-def _read_columns(location: Location, where: str) -> dict[str, pa.Array]:
-    try:
-        data = location.read()
-    except OSError as exc:
-        raise LabelError(f"{where}: cannot be read: {exc}") from exc
-    try:
-        table = _read_parquet(data, where) if data[:4] == b"PAR1" else _read_csv(data, where)
-        return {name: _blank_to_null(table[name]) for name in table.column_names}
-    except (pa.ArrowException, UnicodeDecodeError, csv.Error) as exc:
-        raise LabelError(f"{where}: must be CSV (UTF-8, with commas) or Parquet: {exc}") from exc
-
-
-def _read_parquet(data: bytes, where: str) -> pa.Table:
-    source = pq.ParquetFile(pa.BufferReader(data))
-    return source.read(columns=_wanted(source.schema_arrow.names, where))
-
-
-def _read_csv(data: bytes, where: str) -> pa.Table:
-    header = next(csv.reader(io.TextIOWrapper(io.BytesIO(data), "utf-8-sig", newline="")), [])
-    wanted = _wanted(header, where)
-    invalid: list[Any] = []
-
-    def note(row: Any) -> str:
-        invalid.append(row)  # Arrow's own message would quote the row, and with it the patient
-        return "skip"
-
-    table = pyarrow.csv.read_csv(
-        pa.BufferReader(data),
-        pyarrow.csv.ReadOptions(use_threads=False),  # rows are numbered only so
-        pyarrow.csv.ParseOptions(newlines_in_values=True, invalid_row_handler=note),
-        pyarrow.csv.ConvertOptions(include_columns=wanted, column_types=dict.fromkeys(wanted, pa.string())),
-    )
-    if invalid:
-        row = invalid[0]
-        raise LabelError(
-            f"{where}: data row {row.number - 1}: must have {row.expected_columns} columns, got {row.actual_columns}"
-        )
-    return table
-
-
-def _wanted(found: Sequence[str], where: str) -> list[str]:
-    wanted = [name for name in ("path", "label", "patient_id", "study_date") if name in found]
-    if wanted[:2] != ["path", "label"]:
-        raise LabelError(f"{where}: must have the columns path and label, found {', '.join(found) or 'none'}")
-    for name in wanted:
-        if found.count(name) > 1:
-            raise LabelError(f"{where}: column {name} must occur once, found {found.count(name)} of it")
-    return wanted
-
-
-def _blank_to_null(column: pa.ChunkedArray) -> pa.Array:
-    """A column as text; null where it is empty or no number."""
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    if pa.types.is_timestamp(column.type):
-        column = column.cast(pa.date32())
-    if pa.types.is_boolean(column.type):
-        column = column.cast(pa.int8())
-    if pa.types.is_floating(column.type):  # whole numbers with gaps, as pandas writes them
-        column = pc.if_else(pc.is_nan(column), None, column)
-        if pc.all(pc.equal(pc.trunc(column), column)).as_py():
-            column = column.cast(pa.int64())
-    text = pc.utf8_trim_whitespace(_text(column))
-    return pc.if_else(pc.equal(text, ""), None, text)
-
-
 def _refuse_empty(column: pa.Array, name: str, where: str) -> None:
     if column.null_count:
         row = pc.index(column.is_null(), True).as_py() + 1
         raise LabelError(f"{where}: data row {row}: {name} must not be empty; fill it in or take the row out")
 
 
-def _to_codes(column: pa.Array, words: Mapping[str, int], where: str) -> pa.Array:
+def _keys_of(uids: pa.Array, name: str, key_of: Callable[[str, str], str | None] | None, where: str) -> pa.Array:
+    encoded = uids.dictionary_encode()
+    level = _LEVELS[name].value
+    keys = [key_of(level, uid) if key_of else None for uid in encoded.dictionary.to_pylist()]
+    if None in keys:
+        raise LabelError(
+            f"{where}: labels by {name} are matched by the keys that results have in place of UIDs; they need "
+            "`identifiers: pseudonym` with a site key, or `identifiers: keep`"
+        )
+    return pa.array(keys, pa.string()).take(encoded.indices)
+
+
+def _to_codes(column: pa.Array, words: Mapping[str, int], where: str, *, quote: bool) -> pa.Array:
     encoded = column.dictionary_encode()
     of_word = pa.array([words.get(_fold(word)) for word in encoded.dictionary.to_pylist()], pa.int8())
     codes = of_word.take(encoded.indices)
@@ -251,16 +260,16 @@ def _to_codes(column: pa.Array, words: Mapping[str, int], where: str) -> pa.Arra
         row = pc.index(codes.is_null(), True).as_py()
         raise LabelError(
             f"{where}: data row {row + 1}: label must be one of {', '.join(sorted(words))} "
-            f"(see `classes`), got {column[row].as_py()!r}"
+            f"(see `classes`), got {repr(column[row].as_py()) if quote else 'another'}"
         )
     return codes
 
 
-def _one_a_key(at: np.ndarray, keys: pa.Array, column: pa.Array, name: str, where: str) -> pa.Array:
+def _one_a_key(at: np.ndarray, count: int, column: pa.Array, name: str, key: str, where: str) -> pa.Array:
     """The value of each key (null where no row tells one); rows that contradict each other are refused."""
     rows = np.flatnonzero(column.is_valid())
     told, first = np.unique(at[rows], return_index=True)
-    row_of_key = np.full(len(keys), -1)
+    row_of_key = np.full(count, -1)
     row_of_key[told] = rows[first]
     differs = pc.not_equal(column.take(pa.array(row_of_key[at[rows]])), column.take(pa.array(rows)))
     wrong = pc.index(differs, True).as_py()
@@ -268,22 +277,28 @@ def _one_a_key(at: np.ndarray, keys: pa.Array, column: pa.Array, name: str, wher
         one, other = row_of_key[at[rows[wrong]]], rows[wrong]
         values = f" ({CLASSES[column[one].as_py()]}, {CLASSES[column[other].as_py()]})" if name == "label" else ""
         raise LabelError(
-            f"{where}: data rows {one + 1} and {other + 1}: {name} of one path must agree, "
-            f"got two{values} for {keys[int(at[other])].as_py()}"
+            f"{where}: data rows {one + 1} and {other + 1}: {name} of one {key} must agree, got two{values}"
         )
     return column.take(pa.array(row_of_key, mask=row_of_key < 0))
 
 
-def _nothing_matched(keys: pa.Array, known: pa.Array) -> str:
+def _nothing_matched(keys: pa.Array, labels: pa.Table, quote: bool) -> str:
     if not len(keys):
         return "labels: at least one object must have a label, but the archive holds none"
-    example = keys[0].as_py()
+    known, level = labels["key"], _level(labels)
+    if level != Level.PATH:
+        return (
+            f"labels: none of {len(known)} labelled {_PLURAL[level]} is that of any of {len(keys)} slices; check that "
+            "they are of this archive, and that the site key is the one that its identifiers were replaced with"
+        )
+    example = f" (such as {keys[0].as_py()})" if quote else ""
     if not len(known):
         return (
-            f"labels: none of {len(keys)} objects (such as {example}) lies in a folder that `classes` names; "
+            f"labels: none of {len(keys)} objects{example} lies in a folder that `classes` names; "
             "name the folders there, or give a labels file as `labels`"
         )
+    other = f" (such as {_normal(_text(known))[0].as_py()})" if quote else ""
     return (
-        f"labels: none of {len(known)} labelled paths (such as {known[0].as_py()}) is among {len(keys)} objects "
-        f"(such as {example}); paths must be written from the archive's root"
+        f"labels: none of {len(known)} labelled paths{other} is among {len(keys)} objects{example}; "
+        "paths must be written from the archive's root"
     )

@@ -73,17 +73,18 @@ def assign(
     row_ids: Sequence[str],
     patients: Sequence[str | None],
     groups: np.ndarray,
+    quote: bool = True,
 ) -> np.ndarray:
     """The side of each of N rows, int8 (N,), as positions in `SIDES`. keys lie below the archive's root.
 
-    Raises SplitError when rows lie outside the folders of a split by folder.
+    quote: whether a message may name a folder. Raises SplitError when rows lie outside the folders of a split by folder.
     """
     if config.by == "image":
         return _three_sides(_positions(seed, _plain(row_ids)), config)
     position = _positions(seed, _group_names(row_ids, patients, groups))[groups]
     if config.by == "group":
         return _three_sides(position, config)
-    sides = _by_folder(keys, config)
+    sides = _by_folder(keys, config, quote)
     if not np.any(sides == VALIDATION):
         sides[(sides == TRAIN) & (position < config.validation)] = VALIDATION
     return sides
@@ -179,7 +180,7 @@ def _folder_sides(folders: dict[str, list[str]]) -> dict[str, int]:
     return sides
 
 
-def _by_folder(keys: Any, config: SplitConfig) -> np.ndarray:
+def _by_folder(keys: Any, config: SplitConfig, quote: bool) -> np.ndarray:
     """The side of the outermost folder around each key that `split.folders` names."""
     known = _folder_sides(config.folders)
     folders = pc.replace_substring_regex(pa.array(_plain(keys), pa.string()), "[^/]+$", "").dictionary_encode()
@@ -190,10 +191,11 @@ def _by_folder(keys: Any, config: SplitConfig) -> np.ndarray:
     sides = np.array(of_folder, np.int8)[folders.indices.to_numpy()]
     outside = np.flatnonzero(sides < 0)
     if len(outside):
-        example = folders.dictionary[folders.indices[int(outside[0])].as_py()].as_py() or "the archive's root"
+        first = folders.dictionary[folders.indices[int(outside[0])].as_py()].as_py()
+        example = f", such as those in {first or 'the root of the archive'}" if quote else ""
         raise SplitError(
             f"split.by=folder: every row must lie in a folder that split.folders names ({', '.join(known)}), but "
-            f"{len(outside)} do not, such as those in {example}; name its folder there, or use split.by=group"
+            f"{len(outside)} do not{example}; name their folder there, or use split.by=group"
         )
     return sides
 

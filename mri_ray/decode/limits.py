@@ -21,3 +21,10 @@ def check_size(width: int, height: int, config: DecodeConfig) -> None:
         raise Refused(Reason.TOO_MANY_PIXELS, f"{width} x {height} pixels, at most {config.max_pixels} are allowed")
     if min(width, height) < config.min_side:
         raise Refused(Reason.TOO_SMALL, f"{width} x {height} pixels, each side must have {config.min_side}")
+
+
+class SourceLost(Exception):
+    """The storage behind a source failed while it was read: no fault of the object's, and no decoder may say so.
+
+    It passes through the decoders, which catch other exceptions before they judge the content.
+    """

@@ -17,14 +17,13 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from mri_ray.decode import jpeg, png, tiff
+from mri_ray.decode.chroma import CELL, has_chroma
 from mri_ray.decode.limits import Refused, check_size
 from mri_ray.decode.settings import DecodeConfig
 from mri_ray.errors import Reason
 from mri_ray.records import Failure, Flag, Slice
 
 _BMP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)
-_CELL = 8  # pixels; colour is looked for in the mean of cells, where the noise of earlier compression vanishes
-_MAX_CHROMA = 8  # of 128; 2,491 images from the web have cells up to 6 (grey) and from 10 (coloured)
 _PAGE_PIXELS_A_BYTE = 64  # thousands of pages may share one strip of zeros: a small file, hours of work
 _MID_GREY = 128  # what libjpeg fills missing blocks with
 _UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # by Exif orientation
@@ -86,8 +85,8 @@ def _jpeg(data: bytes, config: DecodeConfig) -> Slice:
     if not found.is_ycc:
         return _finish(image, bits=8, orientation=found.orientation)
     cells = JpegImageFile(io.BytesIO(found.data))
-    cells.draft("YCbCr", (max(1, found.width // _CELL), max(1, found.height // _CELL)))
-    return _slice(np.asarray(image), 8, found.orientation, coloured=_has_chroma(cells))
+    cells.draft("YCbCr", (max(1, found.width // CELL), max(1, found.height // CELL)))
+    return _slice(np.asarray(image), 8, found.orientation, coloured=has_chroma(cells))
 
 
 def _load_jpeg(found: jpeg.Jpeg, data: bytes) -> Image.Image:
@@ -200,7 +199,7 @@ def _finish(
     opaque = _opaque(image)
     if opaque.mode == "L":
         return _slice(np.asarray(opaque), bits, orientation, frame=frame)
-    coloured = _has_chroma(opaque.reduce(_CELL).convert("YCbCr"))
+    coloured = has_chroma(opaque.reduce(CELL).convert("YCbCr"))
     return _slice(np.asarray(opaque.convert("L")), bits, orientation, frame=frame, coloured=coloured)
 
 
@@ -216,12 +215,6 @@ def _opaque(image: Image.Image) -> Image.Image:
     black = Image.new("RGB", image.size)
     black.paste(layers.convert("RGB"), mask=layers.getchannel("A"))
     return black
-
-
-def _has_chroma(cells: Image.Image) -> bool:
-    """Whether a YCbCr picture has more colour than compression leaves in grey ones."""
-    chroma = np.asarray(cells)[..., 1:].astype(np.int16) - 128
-    return bool((np.abs(chroma) > _MAX_CHROMA).any())
 
 
 def _slice(pixels: np.ndarray, bits: int, orientation: int, *, frame: int = 0, coloured: bool = False) -> Slice:

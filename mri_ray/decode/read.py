@@ -1,22 +1,25 @@
 """An object -> its slices: what it is goes by its content, never by its name."""
 
+import errno
 import io
+import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import BinaryIO
 
-from mri_ray.decode import raster
+from mri_ray.decode import dicom, nifti, pack, raster
+from mri_ray.decode.limits import Refused, SourceLost
 from mri_ray.decode.settings import DecodeConfig
 from mri_ray.errors import Reason
 from mri_ray.records import Failure, Slice
 
 _DEFAULT = DecodeConfig()
-_HEAD_BYTES = 512
+_HEAD_BYTES = 4096  # of which an inflated head of 512 can be made, even behind a long name in gzip's header
+_MARK_BYTES = 1024
+_GZIP = b"\x1f\x8b\x08"
 # Formats of pictures that are known and not read: where their mark stands, the mark, the name.
 _UNREAD = (
-    (128, b"DICM", "DICOM"),
-    (344, b"n+1\0", "NIfTI"),
-    (344, b"ni1\0", "NIfTI"),
-    (4, b"n+2\0", "NIfTI"),
+    (344, b"ni1\0", "NIfTI header without its image"),
     (0, b"GIF87a", "GIF"),
     (0, b"GIF89a", "GIF"),
     (8, b"WEBP", "WebP"),
@@ -30,48 +33,191 @@ _UNREAD = (
     (0, b"%PDF-", "PDF"),
     (0, b"\0\0\1\0", "icon"),
     (0, b"v/1\1", "OpenEXR"),
+    (0, b"BZh", "bzip2"),
+    (0, b"\xfd7zXZ\0", "xz"),
+    (0, b"7z\xbc\xaf\x27\x1c", "7-Zip"),
+    (0, b"Rar!\x1a\x07", "RAR"),
     *((0, b"P%d%c" % (number, space), "Netpbm") for number in range(1, 7) for space in b" \n\r\t"),
 )
 
 
-def read(source: BinaryIO, uri: str, config: DecodeConfig = _DEFAULT) -> Iterator[Slice | Failure]:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Kind:
+    """format: dicom, nifti, zip, tar, gzip (of nothing read here) or one of the raster formats."""
+
+    format: str
+    gzipped: bool = False
+
+    @property
+    def streamed(self) -> bool:
+        """Whether it is read piece by piece, and need not fit in memory."""
+        return self.format in ("nifti", "zip", "tar")
+
+
+def read(
+    source: BinaryIO, uri: str, config: DecodeConfig = _DEFAULT, *, only: str | None = None
+) -> Iterator[Slice | Failure]:
     """The slices of a seekable reader's whole content, in the order stored, each damaged one as a Failure beside them.
 
-    Never raises for bad content. An object is read into memory only when its format is known and its length allowed.
+    Those of a pack carry the path in it as `member`; with `only`, other members are passed over. Never raises for bad
+    content. Packs and volumes are read piece by piece, anything else into memory, when its format is known and its
+    length allowed.
     """
     try:
         size = source.seek(0, io.SEEK_END)
         source.seek(0)
-        head = source.read(_HEAD_BYTES)
-        refusal = _refuse(head, size, uri, config)
-        if refusal is not None:
-            yield refusal
-            return
-        source.seek(0)
-        data = source.read()
+        stream: io.BufferedReader = io.BufferedReader(_Watched(source), _HEAD_BYTES)
+        yield from _read(stream, size, uri, config, pack.Budget(config=config.pack), depth=0, only=only)
     except OSError as exc:
-        yield Failure(reason=Reason.STORAGE_FAULT, where=uri, detail=type(exc).__name__)
-        return
-    kind = raster.recognise(head)
-    assert kind is not None, "what has no decoder is refused above"
-    yield from raster.decode(kind, data, uri, config)
+        yield lost(exc, uri)
+    except SourceLost as exc:
+        assert isinstance(exc.__cause__, OSError)
+        yield lost(exc.__cause__, uri)
+
+
+def lost(error: OSError, uri: str) -> Failure:
+    """Why an object could not be read from its storage, or not to its end."""
+    reason = Reason.STORAGE_FAULT
+    if isinstance(error, FileNotFoundError):
+        reason = Reason.STORAGE_MISSING
+    elif isinstance(error, PermissionError):
+        reason = Reason.STORAGE_DENIED
+    elif error.errno == errno.ESTALE:
+        reason = Reason.STORAGE_CHANGED
+    return Failure(reason=reason, where=uri, detail=type(error).__name__)
 
 
 def oversized(size: int, uri: str, config: DecodeConfig) -> Failure | None:
-    """Why an object of `size` bytes is not read; for those who know it from a listing, before they fetch the object."""
+    """Why an object of `size` bytes that is no pack and no volume is not read."""
     if size <= config.max_bytes:
         return None
     detail = f"{size} bytes, at most {config.max_bytes} are allowed"
     return Failure(reason=Reason.TOO_MANY_BYTES, where=uri, detail=detail)
 
 
-def _refuse(head: bytes, size: int, uri: str, config: DecodeConfig) -> Failure | None:
+def _read(
+    stream: io.BufferedReader,
+    size: int,
+    uri: str,
+    config: DecodeConfig,
+    budget: pack.Budget,
+    *,
+    depth: int,
+    only: str | None,
+) -> Iterator[Slice | Failure]:
+    head = stream.peek(_HEAD_BYTES)
+    kind = _kind(head)
+    refusal = _refuse(head, kind, size, uri, config)
+    if refusal is not None:
+        yield refusal
+        return
+    assert kind is not None, "what has no decoder is refused above"
+    if kind.format in ("zip", "tar"):
+        yield from _unpacked(kind, stream, uri, config, budget, depth, only)
+    elif kind.format == "nifti":
+        yield from nifti.decode(stream, uri, config, gzipped=kind.gzipped)
+    elif kind.format == "dicom":
+        yield from dicom.decode(stream.read(), uri, config)
+    else:
+        yield from raster.decode(kind.format, stream.read(), uri, config)
+
+
+def _unpacked(
+    kind: _Kind,
+    stream: io.BufferedReader,
+    uri: str,
+    config: DecodeConfig,
+    budget: pack.Budget,
+    depth: int,
+    only: str | None,
+) -> Iterator[Slice | Failure]:
+    if depth == config.pack.max_depth:
+        detail = f"a pack within {depth} packs, at most {config.pack.max_depth} are opened"
+        yield Failure(reason=Reason.PACK_TOO_DEEP, where=uri, detail=detail)
+        return
+    for found in pack.members(kind.format, stream, uri, config, budget, gzipped=kind.gzipped):
+        if isinstance(found, Failure):
+            yield found
+            continue
+        if only is not None and only != found.name and not only.startswith(f"{found.name}!/"):
+            continue
+        inner = None if only is None or only == found.name else only.removeprefix(f"{found.name}!/")
+        try:
+            for item in _read(found.source, found.size, uri, config, budget, depth=depth + 1, only=inner):
+                name = found.name if item.member is None else f"{found.name}!/{item.member}"
+                yield replace(item, member=name)
+        except Refused as refused:  # what the member's bytes are read through has found it damaged, or a bomb
+            yield Failure(reason=refused.reason, where=uri, detail=refused.detail, member=found.name)
+
+
+def _kind(head: bytes) -> _Kind | None:
+    if head.startswith(_GZIP):
+        inner = _inflated(head)
+        if nifti.recognise(inner):
+            return _Kind(format="nifti", gzipped=True)
+        return _Kind(format="tar" if pack.recognise(inner) == "tar" else "gzip", gzipped=True)
+    # DICOM first: such a file may carry another format's mark in its preamble.
+    if head[128:132] == b"DICM":
+        return _Kind(format="dicom")
+    if nifti.recognise(head):
+        return _Kind(format="nifti")
+    known = pack.recognise(head) or raster.recognise(head)
+    if known is not None:
+        return _Kind(format=known)
+    return _Kind(format="dicom") if dicom.recognise(head) else None
+
+
+def _inflated(head: bytes) -> bytes:
+    try:
+        return zlib.decompressobj(wbits=31).decompress(head, _MARK_BYTES)
+    except zlib.error:
+        return b""
+
+
+def _refuse(head: bytes, kind: _Kind | None, size: int, uri: str, config: DecodeConfig) -> Failure | None:
     if not size:
         return Failure(reason=Reason.EMPTY_OBJECT, where=uri, detail="0 bytes")
-    # These first: a DICOM file may carry another format's mark in its preamble.
-    for offset, mark, name in _UNREAD:
-        if head.startswith(mark, offset):
-            return Failure(reason=Reason.UNSUPPORTED_FORMAT, where=uri, detail=name)
-    if raster.recognise(head) is None:
-        return Failure(reason=Reason.NOT_IMAGE, where=uri, detail=f"{size} bytes, no known signature")
-    return oversized(size, uri, config)
+    if kind is None:
+        name = next((name for offset, mark, name in _UNREAD if head.startswith(mark, offset)), None)
+        if name is None:
+            return Failure(reason=Reason.NOT_IMAGE, where=uri, detail=f"{size} bytes, no known signature")
+        return Failure(reason=Reason.UNSUPPORTED_FORMAT, where=uri, detail=name)
+    if kind.format == "gzip":
+        return Failure(reason=Reason.UNSUPPORTED_FORMAT, where=uri, detail="gzip of neither a tar nor a NIfTI volume")
+    return None if kind.streamed else oversized(size, uri, config)
+
+
+class _Watched(io.RawIOBase):
+    """A source whose faults are told apart from those of its content, which decoders catch."""
+
+    def __init__(self, source: BinaryIO) -> None:
+        self._source = source
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        try:
+            data = self._source.read(len(buffer))
+        except OSError as exc:
+            raise SourceLost from exc
+        buffer[: len(data)] = data
+        return len(data)
+
+    def readall(self) -> bytes:
+        try:
+            return self._source.read()
+        except OSError as exc:
+            raise SourceLost from exc
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        try:
+            return self._source.seek(offset, whence)
+        except OSError as exc:
+            raise SourceLost from exc
+
+    def tell(self) -> int:
+        return self._source.tell()

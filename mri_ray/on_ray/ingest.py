@@ -2,29 +2,46 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
+
+import pyarrow as pa
 
 from mri_ray.archive import outputs
 from mri_ray.archive.identity import digest, digest_json
 from mri_ray.archive.manifest import Manifest, Shard
+from mri_ray.archive.pseudonym import Identifiers
 from mri_ray.archive.storage import Location
 from mri_ray.decode.settings import DecodeConfig
 from mri_ray.learn.plan import CHUNK_ROWS
 from mri_ray.on_ray import shards
-from mri_ray.prepare.objects import Row, from_table, rows, to_table
+from mri_ray.prepare.objects import BATCH_ROWS, Row, from_batches, holds_identifiers, rows, states, to_batches
 from mri_ray.prepare.settings import PrepareConfig
+from mri_ray.records import LISTING, State, prepared_schema
+
+_PROBED_PAGES, _PROBED = 20, 64  # of the listing, and objects from them, looked at before anything is written
+_LINKS = pa.schema([pa.field("object_id", pa.string()), pa.field("path", pa.string())])
 
 
 @dataclass(frozen=True, kw_only=True)
 class FromArchive:
-    """Rows of a shard, fetched, decoded and prepared."""
+    """Rows of a shard, fetched, decoded, prepared. links: where what leads back to paths goes, if they are not kept."""
 
     archive: Location
     manifest: Manifest
     decode: DecodeConfig
     prepare: PrepareConfig
+    identifiers: Identifiers
+    links: Location | None
 
     def __call__(self, shard: Shard) -> Iterator[Row]:
-        return rows(self.manifest.read_shard(shard), self.archive, self.decode, self.prepare)
+        paths: dict[str, str] = {}
+        for row in rows(self.manifest.read_shard(shard), self.archive, self.decode, self.prepare, self.identifiers):
+            if self.links is not None:
+                paths[row.columns["object_id"]] = row.path
+            yield row
+        if self.links is not None:  # before the shard's own file, which tells that the shard is done
+            table = pa.table([list(paths), list(paths.values())], schema=_LINKS)
+            self.links.write_table(outputs.name(shard), table, if_absent=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +52,7 @@ class FromPrepared:
     size: int
 
     def __call__(self, shard: Shard) -> Iterator[Row]:
-        return from_table(self.prepared.read_table(outputs.name(shard)), self.size)
+        return from_batches(self.prepared.read_batches(outputs.name(shard), BATCH_ROWS), self.size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,15 +63,29 @@ class PrepareShard:
     prepared: Location
 
     def __call__(self, shard: Shard) -> shards.Facts:
-        table = to_table(self.source(shard), self.source.prepare.size)
-        self.prepared.write_table(outputs.name(shard), table, if_absent=True, row_group_size=CHUNK_ROWS)
-        usable = set(table.filter(table["reason"].is_null())["object_id"].to_pylist())
-        return {"objects": shard.objects, "quarantined": shard.objects - len(usable)}
+        size = self.source.prepare.size
+        seen: list[pa.RecordBatch] = []
+
+        def watched() -> Iterator[pa.RecordBatch]:
+            for batch in to_batches(self.source(shard), size):
+                seen.append(batch.select(["object_id", "reason"]))
+                yield batch
+
+        self.prepared.write_batches(
+            outputs.name(shard), prepared_schema(size), watched(), if_absent=True, row_group_size=CHUNK_ROWS
+        )
+        table = pa.Table.from_batches(seen)
+        ended = dict(zip(table["object_id"].to_pylist(), states(table).to_pylist(), strict=True))
+        bad = sum(state == State.QUARANTINED for state in ended.values())
+        return {"listed": shard.objects, "objects": len(ended), "quarantined": bad}
 
 
-def prepared_location(root: Location, archive: Location, decode: DecodeConfig, prepare: PrepareConfig) -> Location:
+def prepared_location(
+    root: Location, archive: Location, decode: DecodeConfig, prepare: PrepareConfig, identifiers: Identifiers
+) -> Location:
     """Where the prepared rows of an archive under these settings lie: another setting is another folder."""
-    return root / digest("prepared", archive.uri, digest_json(decode), prepare.digest())
+    name = digest("prepared", archive.uri, digest_json(decode), prepare.digest(), *identifiers.names)
+    return root / "prepared" / name
 
 
 def prepare_all(source: FromArchive, prepared: Location, *, workers: int | None) -> int:
@@ -62,5 +93,12 @@ def prepare_all(source: FromArchive, prepared: Location, *, workers: int | None)
     work = PrepareShard(source=source, prepared=prepared)
     todo = outputs.missing(source.manifest, prepared)
     total = sum(shard.objects for shard in todo)
-    shards.followed(shards.run(todo, lambda: work, workers=workers), total=total, what="prepared")
-    return total
+    facts = shards.followed(shards.run(todo, lambda: work, workers=workers), total=total, what="prepared")
+    return sum(fact["objects"] for fact in facts)
+
+
+def probe(archive: Location, decode: DecodeConfig) -> bool:
+    """Whether some objects, spread over the beginning of the listing, hold identifiers in their headers."""
+    keys = pa.Table.from_batches(islice(archive.list(), _PROBED_PAGES), LISTING)["key"]
+    step = max(1, len(keys) // _PROBED)
+    return any(holds_identifiers(archive, key, decode) for key in keys.to_pylist()[::step])

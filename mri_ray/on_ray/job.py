@@ -1,21 +1,32 @@
-"""What a training and a scoring have in common: where things lie, the stock-taking, the report, run.json."""
+"""What all jobs over an archive have in common: where things lie, the stock-taking, the report, run.json."""
 
 import logging
+import secrets
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from mri_ray.archive import outputs
+from mri_ray.archive.identity import digest
 from mri_ray.archive.manifest import Manifest
+from mri_ray.archive.pseudonym import Identifiers, pseudonym, site_key
 from mri_ray.archive.storage import Location
-from mri_ray.cohort.labels import labels_from_file, labels_from_folders
+from mri_ray.cohort.columns import flagged
+from mri_ray.cohort.labels import Matched, bring, labels_from_file, labels_from_folders, match
 from mri_ray.errors import ArchiveNotFound
 from mri_ray.learn.bundle import Bundle
-from mri_ray.on_ray.settings import ScoreRun, TrainRun
+from mri_ray.on_ray import ingest, studies
+from mri_ray.on_ray.settings import PrepareRun, ScoreRun, TrainRun
 from mri_ray.predict.snapshot import Snapshot
+from mri_ray.predict.studies import StudyRule
+from mri_ray.prepare.objects import again
+from mri_ray.prepare.settings import PrepareConfig
+from mri_ray.records import Flag
 from mri_ray.report import answers, examples
-from mri_ray.report.facts import Answers
+from mri_ray.report.facts import Answers, Facts
 from mri_ray.report.record import Record, versions
 
 log = logging.getLogger(__name__)
@@ -24,25 +35,32 @@ log = logging.getLogger(__name__)
 class Job:
     """One run over an archive. Making it checks, before Ray starts, that archive, output and labels can be used."""
 
-    def __init__(self, name: str, settings: TrainRun | ScoreRun, headline: str) -> None:
+    def __init__(self, name: str, settings: PrepareRun | TrainRun | ScoreRun, headline: str = "") -> None:
         self.headline = headline
         self.archive = Location.of(settings.archive, settings.storage)
         self.output = Location.of(settings.output, settings.storage)
+        self.identifiers = Identifiers(headers=settings.identifiers, uris=settings.uris)
+        self.identifiers.id_key()  # raises where paths are to be replaced without a key
+        self.linkage = Location.of(settings.linkage, settings.storage) if settings.linkage else None
         self.archive.check()
-        self.output.check(must_exist=False)
-        self.labels: pa.Table | None = None
-        if settings.labels:
-            self.labels = labels_from_file(Location.of(settings.labels, settings.storage), settings.classes)
+        for place in filter(None, (self.output, self.linkage)):
+            place.check(must_exist=False)
         self.record = Record(name, settings)
         self._shared = settings
 
-    def take_stock(self, finished: Location) -> Manifest:
+    def take_stock(self, root: Location, finished: Location) -> Manifest:
         """List the archive, add what is new, and what failed in `finished` and may succeed now; the manifest as of now.
 
-        Raises ArchiveNotFound when there is no object at all.
+        root: below which the manifest is kept, unless paths are: then it lies below the linkage. Raises
+        ArchiveNotFound when there is no object at all, IdentifierError when identifiers are met that have no key.
         """
+        if self.identifiers.headers == "pseudonym" and not self.identifiers.fingerprint:
+            log.info("looking for identifiers in %s, since there is no site key", self.archive.uri)
+            if ingest.probe(self.archive, self._shared.decode):
+                self.identifiers.require_key()
         log.info("listing %s", self.archive.uri)
-        manifest, cut = Manifest(self.output / "manifest"), self._shared.shards
+        place = (self.linkage or root) / "manifest" / digest("manifest", self.archive.uri)
+        manifest, cut = Manifest(place, secret=self.identifiers.id_key()), self._shared.shards
         update = manifest.update(self.archive.list(), shard_objects=cut.objects, shard_bytes=cut.megabytes * 2**20)
         log.info(
             "listed %s objects: %s new or changed, %s known, %s gone",
@@ -52,48 +70,171 @@ class Job:
             raise ArchiveNotFound(f"archive: must hold at least one object, got none below {self.archive.uri}")
         manifest.add_retry(outputs.to_retry(manifest.pinned(), finished), after=update.listing)
         self.record.note(this_run={"new": update.new, "known": update.known, "gone": update.gone})
-        return manifest.pinned()  # what another run adds from now on is that run's affair
+        self.manifest = manifest.pinned()  # what another run adds from now on is that run's affair
+        return self.manifest
 
-    def labels_of(self, keys: pa.ChunkedArray) -> pa.Table:
-        """The labels file's, or what the folders around the keys tell."""
-        if self.labels is not None:
-            return self.labels
-        return labels_from_folders(keys, self._shared.classes)[0]
+    def source(self, prepare: PrepareConfig, generation: Location) -> ingest.FromArchive:
+        """Rows of the archive's shards; generation: where what is made of them goes."""
+        links = None if self.linkage is None else self.linkage / "objects" / generation.name
+        self._links = links
+        return ingest.FromArchive(
+            archive=self.archive,
+            manifest=self.manifest,
+            decode=self._shared.decode,
+            prepare=prepare,
+            identifiers=self.identifiers,
+            links=links,
+        )
+
+    def paths(self, rows: pa.Table) -> pa.ChunkedArray:
+        """The rows' paths below the archive's root, from their URIs, or from the linkage where those are not kept."""
+        if self._links is None:
+            return pc.utf8_slice_codeunits(rows["uri"], start=len(self.archive.uri) + 1)
+        tables = [self._links.read_table(outputs.name(shard)) for shard in self.manifest.shards()]
+        known = pa.concat_tables(tables)
+        return known["path"].take(pc.index_in(rows["object_id"], value_set=known["object_id"]))
 
     def warn(self, warning: str) -> None:
         log.warning(warning)
         self.record.values["warnings"].append(warning)
 
+
+class LabelledJob(Job):
+    """A run whose answers are held against labels: from a labels file, or from what folder names tell."""
+
+    def __init__(self, name: str, settings: TrainRun | ScoreRun, headline: str) -> None:
+        super().__init__(name, settings, headline)
+        self._settings = settings
+        self.quote = settings.uris == "keep"
+        self._labels: pa.Table | None = None
+        if settings.labels:
+            place = Location.of(settings.labels, settings.storage)
+            key_of = None if settings.identifiers == "drop" else self.identifiers.key_of
+            self._labels = labels_from_file(place, settings.classes, key_of, quote=self.quote)
+        # What stands for ids in a labels file: as for those in headers, or, without a key, for this run alone.
+        known = site_key() if settings.identifiers == "pseudonym" else None
+        self._secret = known or secrets.token_bytes(32)
+
+    @property
+    def has_labels_file(self) -> bool:
+        return self._labels is not None
+
+    def labels_of(self, rows: pa.Table, *, require: bool = False) -> Matched:
+        """The labels of rows: the labels file's, or what the folders around the objects tell.
+
+        require: raises LabelError when no row, or only one class, is labelled.
+        """
+        paths = self.paths(rows)
+        labels = self._labels
+        if labels is None:
+            labels = labels_from_folders(paths, self._settings.classes)[0]
+        return match(paths, labels, rows, quote=self.quote) if require else bring(paths, labels, rows)
+
     def facts(
-        self, bundle: Bundle, found: Snapshot, results: pa.Table, labelled: Answers, chosen: dict[str, np.ndarray]
+        self,
+        bundle: Bundle,
+        found: Snapshot,
+        results: pa.Table,
+        matched: Matched,
+        labelled: Answers,
+        chosen: dict[str, np.ndarray],
     ) -> dict[str, Any]:
         """The fields of `report.facts.Facts`; chosen: the example pictures, as positions into the results."""
-        source = (self.archive, self._shared.decode, bundle.prepare)
+        if named := int(flagged(results["flags"], [Flag.NAMED_PATH]).sum()):
+            self.warn(
+                f"the paths of {named:,} slices repeat a name or id of their headers, and paths are kept; "
+                "uris=pseudonym leaves them out"
+            )
+        levels, figures = self._levels(bundle, found, results, matched, labelled)
         return {
             "run_id": self.record.run_id,
             "archive": self.archive.uri,
             "headline": self.headline,
             "counts": found.counts,
+            "packs": found.packs,
             "reasons": found.reasons,
             "answers": labelled,
             "metrics": answers.by_side(labelled, temperature=bundle.temperature, threshold=bundle.threshold),
+            "levels": figures,
+            "studies": {"studies": levels.studies.num_rows, "patients": levels.patients.num_rows}
+            | {f"series with {flag}": number for flag, number in levels.series_flags.items()},
             "threshold": bundle.threshold,
             "bundle_digest": bundle.digest,
-            "examples": examples.pictures(chosen, labelled, results, source),
+            "examples": examples.shown(chosen, labelled, results, self._picture(bundle, results)),
             "warnings": self.record.values["warnings"],
             "timings_s": self.record.timings_s,
             "versions": versions(),
             "settings": self.record.values["settings"],
         }
 
-    def publish(self, page: str, bundle: Bundle, place: Location, found: Snapshot, metrics: dict[str, Any]) -> None:
+    def _levels(
+        self, bundle: Bundle, found: Snapshot, results: pa.Table, matched: Matched, labelled: Answers
+    ) -> tuple[studies.Levels, dict[str, dict[str, dict[str, Any]]]]:
+        """Studies and patients, written beside the results, and their figures."""
+        snapshot = Location.of(found.uri, self._settings.storage)
+        assigned = self._assigned(results, matched)
+        join = studies.Join(
+            snapshot=snapshot,
+            assigned=assigned,
+            place=self.output / "series" / snapshot.name,
+            rule=StudyRule(),
+            threshold=bundle.threshold,
+            refer=bundle.refer,
+        )
+        levels = join.run()
+        self.output.write_table("studies.parquet", levels.studies)
+        self.output.write_table("patients.parquet", levels.patients)
+        self.record.note(
+            series=join.place.uri,
+            studies=self.output.uri_of("studies.parquet"),
+            patients=self.output.uri_of("patients.parquet"),
+        )
+        figures = answers.by_level(
+            labelled,
+            join.with_keys(results),
+            {"study": levels.studies, "patient": levels.patients},
+            flagged(results["flags"], [Flag.BLANK]),
+            threshold=bundle.threshold,
+        )
+        return levels, figures
+
+    def _assigned(self, results: pa.Table, matched: Matched) -> pa.Table:
+        """Keys of the patients and studies that a labels file tells: a study is what one patient has on one date."""
+        known = [i for i, patient in enumerate(matched.patient) if patient is not None]
+        patients = [str(matched.patient[i]) for i in known]
+        dates = [matched.study_date[i] or "" for i in known]
+        return pa.table(
+            {
+                "row_id": results["row_id"].take(pa.array(known, pa.int64())),
+                "patient_key": self._stands_for("patient", patients),
+                "study_key": self._stands_for("study", [" ".join(pair) for pair in zip(patients, dates, strict=True)]),
+            }
+        )
+
+    def _stands_for(self, kind: str, values: list[str]) -> pa.Array:
+        if self._settings.identifiers == "keep":
+            return pa.array(values, pa.string())
+        distinct = {value: pseudonym(self._secret, kind, value) for value in set(values)}
+        return pa.array([distinct[value] for value in values], pa.string())
+
+    def _picture(self, bundle: Bundle, results: pa.Table) -> Callable[[int], np.ndarray | None]:
+        paths = self.paths(results)
+
+        def picture(row: int) -> np.ndarray | None:
+            where, packed, frame = (column[row].as_py() for column in (paths, results["member"], results["frame"]))
+            return again(self.archive, where, packed is not None, frame, self._settings.decode, bundle.prepare)
+
+        return picture
+
+    def publish(self, page: str, bundle: Bundle, place: Location, facts: Facts) -> None:
         """Write report.html and, last of all, run.json. place: where the bundle lies."""
         self.output.write("report.html", page.encode())
         self.record.note(
-            counts=found.counts,
-            reasons=found.reasons,
-            metrics=metrics,
-            results=found.uri,
+            counts=facts.counts,
+            packs=facts.packs,
+            reasons=facts.reasons,
+            metrics=facts.metrics,
+            levels=facts.levels,
             bundle=place.uri,
             bundle_digest=bundle.digest,
             prepare_digest=bundle.prepare.digest(),

@@ -4,11 +4,9 @@ import numpy as np
 
 from mri_ray.archive.storage import Location
 from mri_ray.cohort import sides
-from mri_ray.cohort.assemble import keys
-from mri_ray.cohort.labels import bring
 from mri_ray.learn import bundle as bundles
-from mri_ray.on_ray import cluster, ingest, score_shards
-from mri_ray.on_ray.job import Job
+from mri_ray.on_ray import cluster, score_shards
+from mri_ray.on_ray.job import LabelledJob
 from mri_ray.on_ray.settings import ScoreRun
 from mri_ray.predict import snapshot
 from mri_ray.report import answers, examples, pages
@@ -30,7 +28,7 @@ def run(settings: ScoreRun, *, headline: str = HEADLINE) -> Record:
     return job.record
 
 
-class _Scoring(Job):
+class _Scoring(LabelledJob):
     def __init__(self, settings: ScoreRun, headline: str) -> None:
         super().__init__("score", settings, headline)
         self.settings = settings
@@ -40,14 +38,17 @@ class _Scoring(Job):
     def run(self) -> None:
         settings, record = self.settings, self.record
         results = score_shards.generation(
-            self.output / "results", self.archive, self.bundle.digest, settings.decode, settings.precision
+            self.output / "results",
+            self.archive,
+            self.bundle.digest,
+            settings.decode,
+            settings.precision,
+            self.identifiers,
         )
         with record.stage("listing"):
-            manifest = self.take_stock(results)
+            manifest = self.take_stock(self.output, results)
         task = score_shards.Task(
-            source=ingest.FromArchive(
-                archive=self.archive, manifest=manifest, decode=settings.decode, prepare=self.bundle.prepare
-            ),
+            source=self.source(self.bundle.prepare, results),
             bundle=self.place,
             results=results,
             run_id=record.run_id,
@@ -62,15 +63,15 @@ class _Scoring(Job):
             found = snapshot.build(manifest, results, self.output / "snapshots")
         with record.stage("report"):
             facts = self._facts(found)
-            self.publish(pages.scoring_page(facts), self.bundle, self.place, found, facts.metrics)
+            self.record.note(results=found.uri)
+            self.publish(pages.scoring_page(facts), self.bundle, self.place, facts)
 
     def _facts(self, found: snapshot.Snapshot) -> ScoringFacts:
         results = answers.read(Location.of(found.uri, self.settings.storage))
-        places = keys(results, self.archive.uri)
-        matched = bring(places, self.labels_of(places))
+        matched = self.labels_of(results)
         seen = sides.of_pictures(results["pixel_digest"], self.place)
-        if self.labels is not None and matched.unlabelled:
-            self.warn(f"{matched.unlabelled:,} of {len(places):,} slices have no label and are in no figure")
+        if self.has_labels_file and matched.unlabelled:
+            self.warn(f"{matched.unlabelled:,} of {len(seen):,} slices have no label and are in no figure")
         if trained := int(np.isin(seen, ["train", "validation"]).sum()):
             self.warn(
                 f"{trained:,} of {len(seen):,} slices were used to train or choose this bundle; figures of the sides "
@@ -79,7 +80,7 @@ class _Scoring(Job):
         labelled = answers.answers(results, label=matched.label, side=seen)
         chosen = examples.choose(labelled, self.bundle.threshold)
         return ScoringFacts(
-            **self.facts(self.bundle, found, results, labelled, chosen),
+            **self.facts(self.bundle, found, results, matched, labelled, chosen),
             this_run=self.record.values["this_run"],
             results=found.uri,
         )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from mri_ray.archive import outputs
 from mri_ray.archive.identity import digest, digest_json
 from mri_ray.archive.manifest import Manifest, Shard
+from mri_ray.archive.pseudonym import Identifiers
 from mri_ray.archive.storage import Location
 from mri_ray.decode.settings import DecodeConfig
 from mri_ray.learn import bundle as bundles
@@ -42,14 +43,20 @@ class ScoreShard:
     def __call__(self, shard: Shard) -> shards.Facts:
         table = scoring.score(self._task.source(shard), self._predictor, run_id=self._task.run_id)
         self._task.results.write_table(outputs.name(shard), table, if_absent=True)
-        return scoring.tally(table)
+        return {"listed": shard.objects, **scoring.tally(table)}
 
 
 def generation(
-    results: Location, archive: Location, bundle_digest: str, decode: DecodeConfig, precision: str
+    results: Location,
+    archive: Location,
+    bundle_digest: str,
+    decode: DecodeConfig,
+    precision: str,
+    identifiers: Identifiers,
 ) -> Location:
     """Where the tables of all shards of an archive scored by one bundle in one way lie."""
-    return results / digest("generation", archive.uri, bundle_digest, digest_json(decode), precision)
+    ways = (digest_json(decode), precision, *identifiers.names)
+    return results / digest("generation", archive.uri, bundle_digest, *ways)
 
 
 def score_all(task: Task, manifest: Manifest, *, workers: int | None) -> shards.Facts:
@@ -66,4 +73,5 @@ def score_all(task: Task, manifest: Manifest, *, workers: int | None) -> shards.
         "quarantined": sum(fact.get("quarantined", 0) for fact in facts),
         "shards": len(facts),
         "shards_there": there,
+        "peak_mb": max((fact["peak_mb"] for fact in facts), default=0),
     }

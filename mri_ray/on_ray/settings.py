@@ -73,11 +73,19 @@ def _default_classes() -> dict[str, list[str]]:
     return {name: list(words) for name, words in DEFAULT_CLASSES.items()}
 
 
-def _check_shared(run: "TrainRun | ScoreRun") -> None:
-    class_words(run.classes)  # raises ConfigError
+def _check_shared(run: "TrainRun | ScoreRun | PrepareRun") -> None:
     archive = Location.of(run.archive, run.storage).uri
     if f"{Location.of(run.output, run.storage).uri}/".startswith(f"{archive}/"):
         raise ConfigError(f"output: must not lie in the archive, whose objects it would become, got {run.output}")
+    if run.uris == "pseudonym":
+        if run.linkage is None:
+            raise ConfigError("linkage: is required with uris=pseudonym: where what leads back to the paths is kept")
+        for name in ("output", "archive"):
+            place = Location.of(getattr(run, name), run.storage).uri
+            if f"{Location.of(run.linkage, run.storage).uri}/".startswith(f"{place}/"):
+                raise ConfigError(f"linkage: must lie outside the {name}, got {run.linkage}")
+    elif run.linkage is not None:
+        raise ConfigError("linkage: is only used with uris=pseudonym")
     if not 0 <= run.max_quarantined_fraction <= 1:
         raise ConfigError(f"max_quarantined_fraction: must lie between 0 and 1, got {run.max_quarantined_fraction}")
 
@@ -90,8 +98,11 @@ class TrainRun:
     output: str
     labels: str | None = None  # a CSV or Parquet file; None: the class is the folder's name
     classes: dict[str, list[str]] = field(default_factory=_default_classes)
-    cache: str | None = None  # where prepared rows are kept; None: below output
+    cache: str | None = None  # where listings and prepared rows are kept, the output of `jobs.prepare`; None: output
     seed: int = 0
+    identifiers: Literal["pseudonym", "drop", "keep"] = "pseudonym"  # of what headers say; the key: archive.pseudonym
+    uris: Literal["keep", "pseudonym"] = "keep"  # pseudonym: paths hold names, so only object ids are written
+    linkage: str | None = None  # with uris=pseudonym: where what leads back to the paths is kept
     max_quarantined_fraction: float = 0.1
     storage: StorageConfig = field(default_factory=StorageConfig)
     decode: DecodeConfig = field(default_factory=DecodeConfig)
@@ -106,6 +117,7 @@ class TrainRun:
 
     def __post_init__(self) -> None:
         _check_shared(self)
+        class_words(self.classes)  # raises ConfigError
         if self.model.input_size != self.prepare.size:
             raise ConfigError(
                 f"model.input_size: must equal prepare.size ({self.prepare.size}), got {self.model.input_size}"
@@ -125,6 +137,9 @@ class ScoreRun:
     classes: dict[str, list[str]] = field(default_factory=_default_classes)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     micro_batch: int | None = None  # pictures a forward pass; None: what suits the device
+    identifiers: Literal["pseudonym", "drop", "keep"] = "pseudonym"  # of what headers say; the key: archive.pseudonym
+    uris: Literal["keep", "pseudonym"] = "keep"  # pseudonym: paths hold names, so only object ids are written
+    linkage: str | None = None  # with uris=pseudonym: where what leads back to the paths is kept
     max_quarantined_fraction: float = 0.1
     storage: StorageConfig = field(default_factory=StorageConfig)
     decode: DecodeConfig = field(default_factory=DecodeConfig)
@@ -133,4 +148,25 @@ class ScoreRun:
 
     def __post_init__(self) -> None:
         _check_shared(self)
+        class_words(self.classes)  # raises ConfigError
         _at_least("micro_batch", self.micro_batch, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareRun:
+    """One preparation: archive in; shards of prepared slices and the ledger of all objects out."""
+
+    archive: str
+    output: str  # give it to trainings as `cache`
+    identifiers: Literal["pseudonym", "drop", "keep"] = "pseudonym"  # of what headers say; the key: archive.pseudonym
+    uris: Literal["keep", "pseudonym"] = "keep"  # pseudonym: paths hold names, so only object ids are written
+    linkage: str | None = None  # with uris=pseudonym: where what leads back to the paths is kept
+    max_quarantined_fraction: float = 0.1
+    storage: StorageConfig = field(default_factory=StorageConfig)
+    decode: DecodeConfig = field(default_factory=DecodeConfig)
+    prepare: PrepareConfig = field(default_factory=PrepareConfig)
+    shards: ShardSettings = field(default_factory=ShardSettings)
+    ray: ClusterSettings = field(default_factory=ClusterSettings)
+
+    def __post_init__(self) -> None:
+        _check_shared(self)

@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -17,7 +18,8 @@ from mri_ray.on_ray import cluster
 
 log = logging.getLogger(__name__)
 
-Facts = dict[str, Any]  # of a shard that ended, plain values; at least `objects`
+# Of a shard that ended, plain values; at least `listed` (its objects) and `objects` (these, or the members of packs).
+Facts = dict[str, Any]
 Work = Callable[[Shard], Facts]
 
 
@@ -28,7 +30,8 @@ class _Worker:
         self._work = make()
 
     def __call__(self, row: dict[str, Any]) -> dict[str, str]:
-        return {"facts": json.dumps(self._work(Shard(**row)))}
+        facts = self._work(Shard(**row)) | {"peak_mb": _peak_mb()}
+        return {"facts": json.dumps(facts)}
 
 
 def run(
@@ -64,6 +67,15 @@ def _pool(shards: int, workers: int | None, gpus: int) -> ray.data.ActorPoolStra
     return ray.data.ActorPoolStrategy(min_size=1, max_size=shards)
 
 
+def _peak_mb() -> int:
+    """The most memory that this process has held at once; 0 where the system does not tell."""
+    try:
+        text = Path("/proc/self/status").read_text(encoding="ascii")
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) // 1024 for line in text.splitlines() if line.startswith("VmHWM")), 0)
+
+
 def own_error(error: BaseException) -> MriRayError | None:
     """The error of ours that Ray has wrapped, if there is one."""
     cause: BaseException | None = error
@@ -79,7 +91,7 @@ def followed(facts: Iterator[Facts], *, total: int, what: str) -> list[Facts]:
     objects = bad = 0
     for fact in facts:
         gathered.append(fact)
-        objects += fact["objects"]
+        objects += fact["listed"]
         bad += fact.get("quarantined", 0)
         now = time.monotonic()
         if now - said >= 2 or objects == total:

@@ -16,7 +16,7 @@ from mri_ray.archive import outputs
 from mri_ray.archive.identity import digest, digest_json
 from mri_ray.archive.storage import Location
 from mri_ray.cohort import sides
-from mri_ray.cohort.assemble import INDEX, Cohort, assemble, keys
+from mri_ray.cohort.assemble import INDEX, Cohort, assemble
 from mri_ray.cohort.split import SIDES, TEST, TRAIN, VALIDATION
 from mri_ray.errors import ConfigError, MriRayError, SplitError, TooManyQuarantined, TrainingFailed
 from mri_ray.learn import bundle as bundles
@@ -24,10 +24,12 @@ from mri_ray.learn.bundle import Bundle
 from mri_ray.learn.model import build, count_parameters
 from mri_ray.learn.plan import Rows
 from mri_ray.on_ray import cluster, ingest, progress, score_shards, shards, train_worker
-from mri_ray.on_ray.job import Job
+from mri_ray.on_ray.job import LabelledJob
 from mri_ray.on_ray.settings import TrainRun
 from mri_ray.on_ray.stream import Prepared
 from mri_ray.predict import snapshot
+from mri_ray.prepare.objects import states
+from mri_ray.records import State
 from mri_ray.report import answers, examples, pages
 from mri_ray.report.facts import TrainingFacts
 from mri_ray.report.record import Record, judge, versions
@@ -52,21 +54,21 @@ def run(settings: TrainRun, *, headline: str = HEADLINE) -> Record:
     return job.record
 
 
-class _Training(Job):
+class _Training(LabelledJob):
     def __init__(self, settings: TrainRun, headline: str) -> None:
         super().__init__("train", settings, headline)
         self.settings = settings
         self.place = self.output / "bundle"
-        cache = Location.of(settings.cache, settings.storage) if settings.cache else self.output / "prepared"
-        self.prepared = ingest.prepared_location(cache, self.archive, settings.decode, settings.prepare)
+        self.cache = Location.of(settings.cache, settings.storage) if settings.cache else self.output
+        self.prepared = ingest.prepared_location(
+            self.cache, self.archive, settings.decode, settings.prepare, self.identifiers
+        )
 
     def run(self) -> None:
         settings, record = self.settings, self.record
         with record.stage("listing"):
-            self.manifest = self.take_stock(self.prepared)
-        source = ingest.FromArchive(
-            archive=self.archive, manifest=self.manifest, decode=settings.decode, prepare=settings.prepare
-        )
+            self.take_stock(self.cache, self.prepared)
+        source = self.source(settings.prepare, self.prepared)
         with record.stage("preparing"):
             prepared = ingest.prepare_all(source, self.prepared, workers=settings.shards.workers)
         record.values["this_run"]["objects"] = prepared
@@ -80,8 +82,8 @@ class _Training(Job):
         bundle = replace(bundle, metrics=facts.metrics)
         bundles.save(bundle, self.place)
         shown = ("split", "leakage", "history", "best_epoch")
-        record.note(**{name: getattr(facts, name) for name in shown})
-        self.publish(pages.training_page(facts), bundle, self.place, found, facts.metrics)
+        record.note(results=found.uri, **{name: getattr(facts, name) for name in shown})
+        self.publish(pages.training_page(facts), bundle, self.place, facts)
         # Only now: until the run is complete, a rerun goes on from the checkpoint; a finished name must not.
         (self.output / "checkpoints" / self.fit_name).delete_all()
 
@@ -95,8 +97,12 @@ class _Training(Job):
         except TooManyQuarantined:
             self.record.write(self.output)  # what was found, for those who look into it
             raise
-        labels = self.labels_of(keys(index, self.archive.uri))
-        cohort = assemble(index, archive_uri=self.archive.uri, labels=labels, split=settings.split, seed=settings.seed)
+        usable = index.filter(pc.is_null(index["reason"]))
+        matched = self.labels_of(usable, require=True)
+        paths = self.paths(usable)
+        cohort = assemble(
+            usable, paths=paths, matched=matched, split=settings.split, seed=settings.seed, quote=self.quote
+        )
         for side, counts in cohort.counts().items():
             log.info("%s: %s", side, ", ".join(f"{number:,} {name}" for name, number in counts.items()))
         for warning in cohort.warnings():
@@ -179,7 +185,12 @@ class _Training(Job):
         bundles.save(bundle, self.place)
         settings = self.settings
         results = score_shards.generation(
-            self.output / "results", self.archive, bundle.digest, settings.decode, settings.train.precision
+            self.output / "results",
+            self.archive,
+            bundle.digest,
+            settings.decode,
+            settings.train.precision,
+            self.identifiers,
         )
         task = score_shards.Task(
             source=ingest.FromPrepared(prepared=self.prepared, size=bundle.prepare.size),
@@ -202,7 +213,7 @@ class _Training(Job):
         shown = "test" if np.any(cohort.side == TEST) else "validation"
         chosen = examples.choose(labelled, bundle.threshold, side=shown)
         return TrainingFacts(
-            **self.facts(bundle, found, results, labelled, chosen),
+            **self.facts(bundle, found, results, self.labels_of(results), labelled, chosen),
             history=history,
             best_epoch=train_worker.best_epoch(history),
             split_by=self.settings.split.by,
@@ -213,14 +224,11 @@ class _Training(Job):
 
 
 def _quarantined(index: pa.Table) -> tuple[dict[str, int], dict[str, int]]:
-    """Objects in all and without any slice, and rows by reason."""
-    usable = pc.unique(index["object_id"].filter(pc.is_null(index["reason"])))
-    objects = pc.count_distinct(index["object_id"]).as_py()
+    """Objects in all and without any slice where there should be one, and rows by reason."""
+    bad = index["object_id"].filter(pc.equal(states(index), State.QUARANTINED.value))
+    counts = {"objects": pc.count_distinct(index["object_id"]).as_py(), "quarantined": pc.count_distinct(bad).as_py()}
     reasons = pc.value_counts(index["reason"].drop_null()).to_pylist()
-    return (
-        {"objects": objects, "quarantined": objects - len(usable)},
-        {entry["values"]: entry["counts"] for entry in reasons},
-    )
+    return counts, {entry["values"]: entry["counts"] for entry in reasons}
 
 
 def _rows(cohort: Cohort, side: int) -> Rows:

@@ -1,4 +1,4 @@
-"""The finished shards of one generation -> the snapshot: the rows of all live objects, each once.
+"""The finished shards of one generation -> the snapshot: the rows of all live objects, each once, with final states.
 
 Passes over tables, cheap to repeat: nothing is decoded or predicted here. Only ids, digests and states of the whole
 archive are held at once (about 200 bytes a row); all other columns pass through shard by shard.
@@ -15,28 +15,29 @@ from mri_ray.archive import outputs
 from mri_ray.archive.identity import digest
 from mri_ray.archive.manifest import Manifest
 from mri_ray.archive.storage import Location
-from mri_ray.prepare.objects import joinable
+from mri_ray.prepare.objects import joinable, states
 from mri_ray.records import RESULTS, State
 
 COUNTS = "_counts.json"  # written last; readers of Parquet folders pass over names that begin so
-_KEPT = ["object_id", "version_id", "uri", "reason", "flags", "pixel_digest", "state"]
+_KEPT = ["object_id", "version_id", "uri", "member", "reason", "flags", "pixel_digest"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """Where the snapshot lies, and the archive as it is now: objects by state, rows by reason."""
+    """Where the snapshot lies, and the archive as it is now: objects by state, packs opened, rows by reason."""
 
     uri: str
     counts: dict[str, int]
+    packs: int
     reasons: dict[str, int]
     rows: int
 
 
-def build(manifest: Manifest, generation: Location, snapshots: Location) -> Snapshot:
+def build(manifest: Manifest, generation: Location, snapshots: Location, schema: pa.Schema = RESULTS) -> Snapshot:
     """Publish the snapshot of a generation whose shards are all there, or find it already published.
 
-    The last shard that holds a version wins (a retry supersedes the first try). AssertionError when the objects do
-    not add up: that would be our mistake.
+    schema: RESULTS, or LEDGER for the shards of a preparation. The last shard that holds a version wins (a retry
+    supersedes the first try). AssertionError when the objects do not add up: that would be our mistake.
     """
     name = digest("snapshot", generation.uri, manifest.digest())
     target = snapshots / name
@@ -44,42 +45,46 @@ def build(manifest: Manifest, generation: Location, snapshots: Location) -> Snap
         return Snapshot(**json.loads(target.read(COUNTS)))
     objects = _objects(manifest, generation)
     kept = _duplicates(objects)
-    states = np.where(
+    ended = np.where(
         pc.is_valid(kept).to_numpy(zero_copy_only=False), State.DUPLICATE.value, objects["state"].to_numpy()
     )
     overlay = pa.table(
         {
-            "version_id": objects["version_id"],
+            "object_id": objects["object_id"],
             "part": objects["part"],
-            "new_state": pa.array(states, pa.string()),
+            "new_state": pa.array(ended, pa.string()),
             "kept": kept,
         }
     )
     reasons: dict[str, int] = {}
     rows = 0
     for number, shard in enumerate(manifest.shards()):
-        table = _publish(generation.read_table(outputs.name(shard)), number, overlay)
+        there = [name for name in schema.names if name not in ("state", "duplicate_of")]
+        table = _publish(generation.read_table(outputs.name(shard), there), number, overlay, schema)
         if not table.num_rows:
             continue
         target.write_table(f"part-{number:06d}.parquet", table)
         rows += table.num_rows
         for entry in pc.value_counts(table["reason"].drop_null()).to_pylist():
             reasons[entry["values"]] = reasons.get(entry["values"], 0) + entry["counts"]
-    counts = {"objects": objects.num_rows} | {state.value: int((states == state.value).sum()) for state in State}
+    counts = {"objects": objects.num_rows} | {state.value: int((ended == state.value).sum()) for state in State}
     assert counts["objects"] == sum(counts[state.value] for state in State), counts
-    result = Snapshot(uri=target.uri, counts=counts, reasons=reasons, rows=rows)
+    packs = pc.count_distinct(objects["version_id"].filter(objects["packed"])).as_py()
+    result = Snapshot(uri=target.uri, counts=counts, packs=packs, reasons=reasons, rows=rows)
     target.write(COUNTS, json.dumps(asdict(result)).encode())
     return result
 
 
 def _objects(manifest: Manifest, generation: Location) -> pa.Table:
-    """One row a live object, ascending by URI: version_id, object_id, uri, state, part, digest of all its pixels.
+    """One row a live object, ascending by URI: version_id, object_id, uri, state, part, whether it is packed, digest of
+    all its pixels.
 
     The digest is null for what is never called a copy of another: an object with a failed frame or a blank slice.
     """
     rows = outputs.live(manifest, generation, _KEPT)
     plain = pc.and_(pc.is_null(rows["reason"]), pa.array(joinable(rows["flags"])))
-    keys = ["version_id", "object_id", "uri", "state", "part"]
+    rows = rows.append_column("packed", pc.is_valid(rows["member"])).append_column("state", states(rows))
+    keys = ["version_id", "object_id", "uri", "state", "part", "packed"]
     grouped = (
         rows.select(keys)
         .append_column("picture", pc.if_else(plain, rows["pixel_digest"], pa.scalar(None, pa.string())))
@@ -105,15 +110,11 @@ def _duplicates(objects: pa.Table) -> pa.Array:
     return ids.take(pa.array(np.where(copies, leader, 0), mask=~copies))
 
 
-def _publish(table: pa.Table, number: int, overlay: pa.Table) -> pa.Table:
+def _publish(table: pa.Table, number: int, overlay: pa.Table, schema: pa.Schema) -> pa.Table:
     """The shard's rows that belong to the snapshot, with their final states, in the shard's order."""
     here = overlay.filter(pc.equal(overlay["part"], number))
-    place = pc.index_in(table["version_id"], value_set=here["version_id"])
+    place = pc.index_in(table["object_id"], value_set=here["object_id"])
     table = table.filter(pc.is_valid(place))
-    place = place.drop_null()
-    table = table.set_column(
-        table.schema.get_field_index("state"), RESULTS.field("state"), here["new_state"].take(place)
-    )
-    return table.set_column(
-        table.schema.get_field_index("duplicate_of"), RESULTS.field("duplicate_of"), here["kept"].take(place)
-    ).cast(RESULTS)
+    ended = here.take(place.drop_null())
+    table = table.append_column("state", ended["new_state"]).append_column("duplicate_of", ended["kept"])
+    return table.select(schema.names).cast(schema)

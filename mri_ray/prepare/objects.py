@@ -1,110 +1,138 @@
 """Objects of a shard -> prepared rows: fetch, decode and prepare in one pass, the same for training and scoring."""
 
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from mri_ray.archive.identity import digest, row_id
+from mri_ray.archive.identity import digest, object_id, row_id
+from mri_ray.archive.pseudonym import Identifiers, identifying, names_patient
 from mri_ray.archive.storage import Location
-from mri_ray.decode.read import oversized, read
+from mri_ray.decode.read import lost, read
 from mri_ray.decode.settings import DecodeConfig
 from mri_ray.errors import Reason
 from mri_ray.prepare.settings import PrepareConfig
 from mri_ray.prepare.slices import prepare
-from mri_ray.records import Failure, Flag, Slice, prepared_schema
+from mri_ray.records import Failure, Flag, Slice, State, prepared_schema
+
+_STREAMED_BYTES = 32 * 2**20  # larger objects are read in ranges, as far as their format allows
+BATCH_ROWS = 256
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
     """One slice ready for the model, or why there is none.
 
-    pixels: uint8 (1, size, size), None for a failure. The other fields are columns of `records.prepared_schema`.
+    columns: those of `records.prepared_schema` without pixels. pixels: uint8 (1, size, size), None for a failure.
+    path: the object's, below the archive's root; not among the columns where paths are not kept.
     """
 
-    row_id: str
-    object_id: str
-    version_id: str
-    uri: str
-    member: str | None
-    frame: int | None
-    size: int
-    etag: str
-    reason: str | None
-    detail: str | None
-    flags: Sequence[str]
-    pixel_digest: str | None
-    width: int | None
-    height: int | None
+    columns: dict[str, Any]
     pixels: np.ndarray | None
+    path: str
 
 
-COLUMNS = tuple(name for name in Row.__slots__ if name != "pixels")
+def rows(
+    objects: pa.Table, archive: Location, decode: DecodeConfig, settings: PrepareConfig, identifiers: Identifiers
+) -> Iterator[Row]:
+    """Rows of all objects of a manifest shard (`records.MANIFEST`), in its order; every object gives at least one.
 
-
-def rows(objects: pa.Table, archive: Location, decode: DecodeConfig, settings: PrepareConfig) -> Iterator[Row]:
-    """Rows of all objects of a manifest shard (`records.MANIFEST`), in its order; every object gives at least one."""
-    listed = [(entry, archive.uri_of(entry["key"])) for entry in objects.to_pylist()]
-    refused = {uri: oversized(entry["size"], uri, decode) for entry, uri in listed}
-    bodies = archive.read_many(entry["key"] for entry, uri in listed if refused[uri] is None)
-    for entry, uri in listed:
-        failure = refused[uri]
-        for item in [failure] if failure else _decoded(next(bodies), entry["size"], uri, decode):
-            yield _row(entry, uri, item, settings)
+    Members of a pack are objects of their own. Raises IdentifierError where identifiers are met and have no key.
+    """
+    entries = objects.to_pylist()
+    bodies = archive.read_many(entry["key"] for entry in entries if entry["size"] <= _STREAMED_BYTES)
+    for entry in entries:
+        if entry["size"] <= _STREAMED_BYTES:
+            items = _decoded(next(bodies), entry["size"], archive.uri_of(entry["key"]), decode)
+        else:
+            items = _streamed(entry, archive, decode)
+        for item in items:
+            yield _row(entry, archive, item, settings, identifiers)
 
 
 def _decoded(body: bytes | OSError, size: int, uri: str, decode: DecodeConfig) -> Iterator[Slice | Failure]:
     if isinstance(body, OSError):
-        yield Failure(reason=_storage_reason(body), where=uri, detail=type(body).__name__)
+        yield lost(body, uri)
     elif len(body) != size:
-        detail = f"{size} bytes listed, {len(body)} read"
-        yield Failure(reason=Reason.STORAGE_CHANGED, where=uri, detail=detail)
+        yield _changed(size, len(body), uri)
     else:
         yield from read(io.BytesIO(body), uri, decode)
 
 
-def _storage_reason(error: OSError) -> Reason:
-    if isinstance(error, FileNotFoundError):
-        return Reason.STORAGE_MISSING
-    if isinstance(error, PermissionError):
-        return Reason.STORAGE_DENIED
-    return Reason.STORAGE_FAULT
+def _streamed(entry: dict[str, Any], archive: Location, decode: DecodeConfig) -> Iterator[Slice | Failure]:
+    uri = archive.uri_of(entry["key"])
+    try:
+        with archive.open(entry["key"]) as source:
+            size = source.seek(0, io.SEEK_END)
+            if size == entry["size"]:
+                yield from read(source, uri, decode)
+            else:
+                yield _changed(entry["size"], size, uri)
+    except OSError as exc:
+        yield lost(exc, uri)
 
 
-def _row(entry: dict[str, Any], uri: str, item: Slice | Failure, settings: PrepareConfig) -> Row:
-    known = {name: entry[name] for name in ("object_id", "version_id", "size", "etag")}
-    known |= {
-        "uri": uri,
-        "member": item.member,
-        "frame": item.frame,
-        "row_id": row_id(entry["object_id"], item.member, item.frame),
-    }
+def _changed(listed: int, read: int, uri: str) -> Failure:
+    return Failure(reason=Reason.STORAGE_CHANGED, where=uri, detail=f"{listed} bytes listed, {read} read")
+
+
+def _row(
+    entry: dict[str, Any], archive: Location, item: Slice | Failure, settings: PrepareConfig, identifiers: Identifiers
+) -> Row:
+    path = entry["key"] if item.member is None else f"{entry['key']}!/{item.member}"
+    columns = {name: entry[name] for name in ("object_id", "version_id", "size", "etag")}
+    if item.member is not None:
+        columns["object_id"] = object_id(path, identifiers.id_key())
+    columns |= {"row_id": row_id(columns["object_id"], frame=item.frame), "frame": item.frame, "member": item.member}
+    columns["uri"] = archive.uri_of(path)
+    if identifiers.uris == "pseudonym":
+        columns["uri"] = f"object:{columns['object_id']}"
+        columns["member"] = item.member and columns["object_id"]
+    columns |= identifiers.columns(item.header)
+    flags: frozenset[Flag] = frozenset()
+    if identifying(item.header) and names_patient(path, item.header):
+        flags = frozenset({Flag.NAMED_PATH})
     if isinstance(item, Failure):
-        return Row(
-            **known,
-            reason=item.reason.value,
-            detail=item.detail,
-            flags=(),
-            pixel_digest=None,
-            width=None,
-            height=None,
-            pixels=None,
-        )
+        columns |= {"reason": item.reason.value, "detail": item.detail, "flags": sorted(flags)}
+        columns |= dict.fromkeys(("pixel_digest", "width", "height"))
+        return Row(columns=columns, pixels=None, path=path)
     prepared = prepare(item, settings)
     height, width = item.pixels.shape
-    return Row(
-        **known,
-        reason=None,
-        detail=None,
-        flags=sorted(flag.value for flag in prepared.flags),
-        pixel_digest=pixel_digest(item),
-        width=width,
-        height=height,
-        pixels=prepared.pixels,
-    )
+    columns |= {"reason": None, "detail": None, "flags": sorted(prepared.flags | flags)}
+    columns |= {"pixel_digest": pixel_digest(item), "width": width, "height": height}
+    return Row(columns=columns, pixels=prepared.pixels, path=path)
+
+
+def again(
+    archive: Location, path: str, packed: bool, frame: int, decode: DecodeConfig, settings: PrepareConfig
+) -> np.ndarray | None:
+    """One slice that was prepared before, uint8 (1, size, size); None when it cannot be read any more.
+
+    path: the object's (`Row.path`). packed: whether it lies in a pack.
+    """
+    key, _, member = path.partition("!/") if packed else (path, "", "")
+    try:
+        with archive.open(key) as source:
+            for item in read(source, archive.uri_of(key), decode, only=member or None):
+                if isinstance(item, Slice) and item.frame == frame:
+                    return prepare(item, settings).pixels
+    except OSError:
+        pass  # gone since, or out of reach: a picture less in the report
+    return None
+
+
+def holds_identifiers(archive: Location, key: str, decode: DecodeConfig) -> bool:
+    """Whether an object's first slice, or why there is none, came with identifiers."""
+    try:
+        with archive.open(key) as source:
+            return identifying(next(iter(read(source, archive.uri_of(key), decode))).header)
+    except OSError:
+        return False
 
 
 def pixel_digest(item: Slice) -> str:
@@ -118,18 +146,41 @@ def joinable(flags: pa.ChunkedArray) -> np.ndarray:
     return np.array([Flag.BLANK.value not in (row or ()) for row in flags.to_pylist()], dtype=bool)
 
 
-def to_table(items: Iterable[Row], size: int) -> pa.Table:
-    """Rows -> a table of `records.prepared_schema(size)`."""
-    gathered = list(items)
-    columns: dict[str, list[Any]] = {name: [getattr(row, name) for row in gathered] for name in COLUMNS}
-    columns["pixels"] = [None if row.pixels is None else row.pixels.tobytes() for row in gathered]
-    return pa.table(columns, schema=prepared_schema(size))
+def states(rows: pa.Table) -> pa.Array:
+    """The state of each row's object, from the columns object_id and reason (N,): string (N,).
+
+    `scored` when it has at least one slice, `skipped` when all it holds is no MR image, else `quarantined`.
+    """
+    code = rows["object_id"].combine_chunks().dictionary_encode()
+    place = code.indices.to_numpy()
+    skips = pa.array([reason.value for reason in Reason if reason.skips])
+    scored = np.zeros(len(code.dictionary), bool)
+    faulty = np.zeros(len(code.dictionary), bool)
+    scored[place[pc.is_null(rows["reason"]).to_numpy()]] = True
+    faulty[place[~pc.is_in(rows["reason"], value_set=skips).to_numpy()]] = True
+    state = np.where(scored, State.SCORED, np.where(faulty, State.QUARANTINED, State.SKIPPED))
+    return pa.array(state[place].astype(str), pa.string())
 
 
-def from_table(table: pa.Table, size: int) -> Iterator[Row]:
-    """The inverse of `to_table`, batch by batch."""
-    for batch in table.to_batches(max_chunksize=256):
+def to_batches(items: Iterable[Row], size: int) -> Iterator[pa.RecordBatch]:
+    """Rows -> batches of `records.prepared_schema(size)`."""
+    schema = prepared_schema(size)
+    for chunk in batched(items):
+        entries = [row.columns | {"pixels": None if row.pixels is None else row.pixels.tobytes()} for row in chunk]
+        yield pa.RecordBatch.from_pylist(entries, schema=schema)
+
+
+def batched(items: Iterable[Row]) -> Iterator[list[Row]]:
+    """Rows in lists of at most 256: what is held as Python objects at a time."""
+    iterator = iter(items)
+    while chunk := list(islice(iterator, BATCH_ROWS)):
+        yield chunk
+
+
+def from_batches(batches: Iterable[pa.RecordBatch], size: int) -> Iterator[Row]:
+    """The inverse of `to_batches`; where paths were not kept, `path` is the URI."""
+    for batch in batches:
         for entry in batch.to_pylist():
             raw = entry.pop("pixels")
             pixels = None if raw is None else np.frombuffer(raw, np.uint8).reshape(1, size, size)
-            yield Row(**entry, pixels=pixels)
+            yield Row(columns=entry, pixels=pixels, path=entry["uri"])

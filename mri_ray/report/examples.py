@@ -1,13 +1,10 @@
 """Which slices are worth a look, and their pictures as the model saw them."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from mri_ray.archive.storage import Location
-from mri_ray.decode.settings import DecodeConfig
-from mri_ray.prepare.objects import rows
-from mri_ray.prepare.settings import PrepareConfig
 from mri_ray.report.facts import Answers, Example
 
 EACH = 6  # pictures of a kind
@@ -35,33 +32,29 @@ def choose(answers: Answers, threshold: float, *, side: str | None = None) -> di
     return chosen
 
 
-def pictures(
+def shown(
     chosen: dict[str, np.ndarray],
     answers: Answers,
     results: pa.Table,
-    source: tuple[Location, DecodeConfig, PrepareConfig],
+    picture: Callable[[int], np.ndarray | None],
 ) -> list[Example]:
-    """Fetch and prepare the chosen slices again (a few dozen objects).
+    """The chosen slices with their pictures.
 
-    results: the rows of `answers`, with the columns of the manifest, row_id and decision. What cannot be read any more
-    is left out.
+    results: the rows of `answers`, with uri and decision. picture: of a row, uint8 (1, S, S); a slice that gives None,
+    as its object cannot be read any more, is left out.
     """
-    wanted = sorted({int(i) for positions in chosen.values() for i in positions})
-    archive, decode, prepare = source
-    objects = results.take(pa.array(wanted, pa.int64())).select(["object_id", "version_id", "uri", "size", "etag"])
-    objects = objects.group_by(objects.column_names, use_threads=False).aggregate([])  # once each, however many frames
-    keys = pc.utf8_slice_codeunits(objects["uri"], start=len(archive.uri) + 1)
-    objects = objects.append_column("key", keys).drop_columns(["uri"])
-    found = {row.row_id: row.pixels for row in rows(objects, archive, decode, prepare) if row.pixels is not None}
     names = {1: "tumor", 0: "normal"}
     examples = []
+    seen: dict[int, np.ndarray | None] = {}  # a slice may be shown under two titles
     for title, positions in chosen.items():
         for i in positions.tolist():
-            picture = found.get(str(answers.row_id[i]))
-            if picture is not None:
+            if i not in seen:
+                seen[i] = picture(i)
+            found = seen[i]
+            if found is not None:
                 examples.append(
                     Example(
-                        picture=picture[0],
+                        picture=found[0],
                         title=title,
                         name=results["uri"][i].as_py().rpartition("/")[2],
                         probability=float(answers.probability[i]),

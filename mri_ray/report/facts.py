@@ -37,9 +37,12 @@ class Facts:
     archive: str
     headline: str  # one sentence on what this is and what its figures are about
     counts: dict[str, int]  # objects, and by state
+    packs: int  # opened; their members are the objects counted
     reasons: dict[str, int]  # rows by reason code
     answers: Answers
     metrics: dict[str, dict[str, Any]]  # by side: what metrics.evaluate gives
+    levels: dict[str, dict[str, dict[str, Any]]]  # `study` and `patient`, by side: what predict.levels gives
+    studies: dict[str, int]  # how many studies and patients the slices belong to, and series by flag
     threshold: float
     bundle_digest: str
     examples: list[Example]

@@ -70,6 +70,7 @@ THIS_RUN = {
     "objects": "objects scored",
     "quarantined": "objects quarantined among these",
     "objects_per_s": "objects per second",
+    "peak_mb": "most memory of a worker (MB)",
     "shards": "shards scored",
     "shards_there": "shards there already",
     "new": "objects new or changed since the last listing",
@@ -147,6 +148,7 @@ def _shared(facts: Facts) -> dict[str, Any]:
         "side": side,
         "sides": list(facts.metrics),
         "figures": list(_figures(facts.metrics)),
+        "levels": list(_levels(facts.levels)),
         "side_plots": list(_side_plots(facts, side)) if side else [],
         "both_classes": side is not None and facts.metrics[side]["auroc"] is not None,
         "states": list(_states(facts.counts)),
@@ -173,6 +175,14 @@ def _figures(metrics: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, li
         yield name, [_cell(side, key) for side in found]
     for key, name in CONFUSION.items():
         yield name, [(count(side["confusion"][key]), "") for side in found]
+
+
+def _levels(levels: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Iterator[tuple[str, str, list[tuple[str, str]]]]:
+    """Level, side, and the figures as text: how many, with tumor, sensitivity, specificity, AUROC."""
+    for level, sides in levels.items():
+        for side, found in sides.items():
+            counts = [(count(found["n"]), ""), (count(found["positives"]), "")]
+            yield level, side, counts + [_cell(found, key) for key in ("sensitivity", "specificity", "auroc")]
 
 
 def _cell(found: Mapping[str, Any], key: str) -> tuple[str, str]:

@@ -1,7 +1,11 @@
 """The same promises on local disk and on an S3 server (fixture `root`), then what each kind can do wrong."""
 
+import errno
+import io
 import os
 import pickle
+import random
+import re
 import subprocess
 import sys
 import threading
@@ -15,6 +19,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from mri_ray.archive.ranges import BLOCK_BYTES, RangedReader
 from mri_ray.archive.storage import Location, StorageConfig
 from mri_ray.errors import ArchiveDenied, ArchiveError, ArchiveNotFound, ArchiveUnreachable, ConfigError
 from mri_ray.records import LISTING
@@ -203,6 +208,97 @@ class TestBothKinds:
         program = "import pickle, sys; r, _ = pickle.load(sys.stdin.buffer); sys.stdout.buffer.write(r.read('a'))"
         run = subprocess.run([sys.executable, "-c", program], input=pickled, capture_output=True, check=True)
         assert run.stdout == b"data"
+
+
+CONTENT = os.urandom(2 * BLOCK_BYTES + 12_345)
+
+
+class TestOpen:
+    def test_reads_and_seeks_are_those_of_memory(self, root: Location) -> None:
+        root.write("key", CONTENT)
+        model = io.BytesIO(CONTENT)
+        draw = random.Random(0)  # noqa: S311 - no secret
+        with root.open("key") as source:
+            assert source.read() == model.read() == CONTENT
+            for _ in range(300):
+                whence = draw.choice([io.SEEK_SET, io.SEEK_CUR, io.SEEK_END])
+                base = {io.SEEK_SET: 0, io.SEEK_CUR: model.tell(), io.SEEK_END: len(CONTENT)}[whence]
+                near = draw.choice([0, BLOCK_BYTES, 2 * BLOCK_BYTES, len(CONTENT)]) + draw.randint(-50, 50)
+                assert source.seek(max(0, near) - base, whence) == model.seek(max(0, near))
+                length = draw.choice([0, 1, 22, 4096, 300_000, BLOCK_BYTES + 1, -1])
+                assert source.read(length) == model.read(length)
+                assert source.tell() == model.tell()
+            assert source.seekable()
+            with pytest.raises(OSError, match=r"Invalid argument|negative"):
+                source.seek(-1)
+
+    def test_empty_missing_and_oddly_named_objects(self, root: Location) -> None:
+        for key in ODD_KEYS:
+            root.write(key, key.encode())
+            with root.open(key) as source:
+                assert source.read(1000) == key.encode()
+        root.write("empty", b"")
+        with root.open("empty") as source:
+            assert (source.read(), source.seek(0, io.SEEK_END)) == (b"", 0)
+        with pytest.raises(FileNotFoundError, match="absent"):
+            root.open("absent")
+        with (root / "empty").open() as source:
+            assert source.read() == b""
+
+    def test_an_object_put_in_its_place_is_never_mixed_with_it(self, root: Location) -> None:
+        root.write("key", CONTENT)
+        for other in (CONTENT[:100], CONTENT[::-1]):
+            root.write("key", CONTENT)
+            with root.open("key") as source:
+                assert source.read(100) == CONTENT[:100]
+                root.write("key", other)
+                source.seek(BLOCK_BYTES)
+                if root.uri.startswith("file:"):
+                    assert source.read() == CONTENT[BLOCK_BYTES:]
+                    continue
+                for _ in range(2):
+                    with pytest.raises(OSError, match="changed while it was read") as caught:
+                        source.read(10)
+                    assert caught.value.errno == errno.ESTALE
+
+    def test_an_object_that_is_deleted_while_it_is_read(self, root: Location) -> None:
+        root.write("key", CONTENT)
+        with root.open("key") as source:
+            root.delete("key")
+            assert source.read(BLOCK_BYTES) == CONTENT[:BLOCK_BYTES]
+            if root.uri.startswith("s3:"):
+                with pytest.raises(FileNotFoundError, match="key"):
+                    source.read(10)
+
+    def test_a_file_that_is_written_to_while_it_is_read(self, tmp_path: Path) -> None:
+        path = tmp_path / "key"
+        for change in (
+            lambda: path.write_bytes(CONTENT[:BLOCK_BYTES]),
+            lambda: path.open("ab").close() or os.utime(path),
+        ):
+            path.write_bytes(CONTENT)
+            with Location.of(str(tmp_path)).open("key") as source:
+                source.read(10)
+                change()
+                with pytest.raises(OSError, match="changed while it was read"):
+                    source.read(BLOCK_BYTES)
+
+    def test_a_stream_costs_a_request_a_block_and_a_zip_its_directory_one(self) -> None:
+        asked: list[tuple[int, int]] = []
+
+        def fetch(offset: int, length: int) -> bytes:
+            asked.append((offset, length))
+            return CONTENT[offset : offset + length]
+
+        reader = io.BufferedReader(RangedReader(len(CONTENT), CONTENT[:BLOCK_BYTES], fetch), 4096)
+        for offset in (len(CONTENT) - 22, len(CONTENT) - 42, len(CONTENT) - 12_000, 0, 10_000, 0):
+            reader.seek(offset)
+            assert reader.read(5) == CONTENT[offset : offset + 5]
+        assert asked == [(2 * BLOCK_BYTES, 12_345)]
+        reader.seek(0)
+        while reader.read(512):
+            pass
+        assert asked[1:] == [(BLOCK_BYTES, BLOCK_BYTES), (2 * BLOCK_BYTES, 12_345)]
 
 
 class TestNames:
@@ -522,3 +618,85 @@ class TestFaultyServer:
         with pytest.raises(ArchiveUnreachable, match="s3://bucket/prefix"):
             root.check()
         assert time.monotonic() - start < 10
+
+
+Fault = Callable[[str, int], int | str | None]  # its range and number of the request -> status, "cut", "whole", none
+
+
+@pytest.fixture
+def ranged(s3_server) -> Iterator[Callable[[Fault], Location]]:
+    """Starts a server of one object, CONTENT, that goes wrong as told."""
+    servers = []
+
+    def start(fault: Fault) -> Location:
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                first, last = (int(part) for part in re.findall(r"\d+", self.headers["Range"]))
+                requests.append(first)
+                what = fault(self.headers["Range"], len(requests))
+                body = CONTENT if what == "whole" else CONTENT[first : last + 1]
+                status = 200 if what == "whole" else 206
+                if isinstance(what, int):
+                    status, body = what, b""
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(body)))
+                if status == 206:
+                    self.send_header("Content-Range", f"bytes {first}-{first + len(body) - 1}/{len(CONTENT)}")
+                self.send_header("ETag", '"one"')
+                self.end_headers()
+                self.close_connection = what == "cut"
+                with suppress(BrokenPipeError, ConnectionResetError):
+                    self.wfile.write(body[:1000] if what == "cut" else body)
+
+            def log_message(self, *arguments: object) -> None:
+                pass
+
+        requests: list[int] = []
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        servers.append(server)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        config = StorageConfig(endpoint=f"http://127.0.0.1:{server.server_port}", read_timeout_s=5.0, retries=2)
+        return Location.of("s3://bucket/prefix", config)
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+class TestFaultsWhileReading:
+    @pytest.mark.parametrize("fault", [500, 503, "cut"])
+    def test_a_short_outage_is_ridden_out(self, ranged, fault: int | str) -> None:
+        root = ranged(lambda part, number: fault if number in (1, 3, 5) else None)
+        with root.open("x") as source:
+            assert source.read() == CONTENT
+
+    @pytest.mark.parametrize(
+        ("fault", "kind"),
+        [(503, ConnectionError), ("cut", OSError), (403, PermissionError), (404, OSError), (416, OSError)],
+    )
+    def test_a_lasting_one_is_told_and_what_was_read_stays(self, ranged, fault: int | str, kind: type[OSError]) -> None:
+        broken = True
+        root = ranged(lambda part, number: fault if broken and number > 1 else None)
+        with root.open("x") as source:
+            assert source.read(BLOCK_BYTES - 10) == CONTENT[: BLOCK_BYTES - 10]
+            for _ in range(2):
+                with pytest.raises(kind, match="s3://bucket/prefix/x"):
+                    source.read(1000)
+            broken = False
+            source.seek(BLOCK_BYTES - 10)
+            assert source.read(1000) == CONTENT[BLOCK_BYTES - 10 :][:1000]
+
+    def test_one_at_the_beginning(self, ranged) -> None:
+        for fault, kind in ((503, ConnectionError), (403, PermissionError)):
+            with pytest.raises(kind):
+                ranged(lambda part, number, fault=fault: fault).open("x")
+
+    def test_a_server_that_knows_no_parts(self, ranged) -> None:
+        with pytest.raises(OSError, match="does not give parts of objects"):
+            ranged(lambda part, number: "whole").open("x")
+        root = ranged(lambda part, number: "whole" if number > 1 else None)
+        with root.open("x") as source, pytest.raises(OSError, match="does not give parts of objects"):
+            source.seek(BLOCK_BYTES) and source.read(1)

@@ -9,7 +9,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mri_ray.archive.storage import Location
-from mri_ray.cohort.labels import CLASSES, DEFAULT_CLASSES, class_words, labels_from_file, labels_from_folders, match
+from mri_ray.cohort.labels import (
+    CLASSES,
+    DEFAULT_CLASSES,
+    LABELS,
+    ROW_KEYS,
+    Level,
+    bring,
+    class_words,
+    labels_from_file,
+    labels_from_folders,
+    match,
+)
 from mri_ray.errors import ConfigError, LabelError
 
 NORMAL, TUMOR = range(2)
@@ -25,13 +36,13 @@ def folder_labels(keys, classes=DEFAULT_CLASSES):
 def labels_file(tmp_path):
     """Write a labels file and read it: text or bytes as CSV, a dict of columns as Parquet."""
 
-    def read(content, classes=DEFAULT_CLASSES):
+    def read(content, classes=DEFAULT_CLASSES, key_of=None, **options):
         path = tmp_path / "labels.any"  # the content tells the format
         if isinstance(content, dict):
             pq.write_table(pa.table(content), path)
         else:
             path.write_bytes(content.encode() if isinstance(content, str) else content)
-        return labels_from_file(Location.of(str(path)), classes)
+        return labels_from_file(Location.of(str(path)), classes, key_of, **options)
 
     return read
 
@@ -94,8 +105,8 @@ def test_arrow_keys_in_chunks_are_fine():
 def test_csv_columns_are_read_as_text(labels_file):
     table = labels_file("\ufeffnote,study_date,path,label,patient_id\n1,19960909,a.png,Tumor,007\nx,,b/c.png,0,\n")
     assert table.to_pylist() == [
-        {"key": "a.png", "label": TUMOR, "patient": "007", "study_date": "19960909"},
-        {"key": "b/c.png", "label": NORMAL, "patient": None, "study_date": None},
+        {"key": "a.png", "label": TUMOR, "patient": "007", "study_date": "19960909", "level": "path"},
+        {"key": "b/c.png", "label": NORMAL, "patient": None, "study_date": None, "level": "path"},
     ]
 
 
@@ -138,15 +149,21 @@ def test_a_path_may_stand_twice_when_its_rows_agree(labels_file):
     [
         (
             "path,label\na,1\n./x.png,yes\nb,0\nx.png,no\n",
-            r"rows 2 and 4: label .* got two \(tumor, normal\) for x.png",
+            r"rows 2 and 4: label .* got two \(tumor, normal\)$",
         ),
         ("path,label\na,1\n,0\n", "data row 2: path must not be empty"),
         ("path,label\na,1\nb, \n", "data row 2: label must not be empty; fill it in or take the row out"),
         ("path,label\na,1\nb,maybe\n", r"data row 2: label must be one of 0, 1, .*glioma.*yes .*, got 'maybe'"),
-        ("file,label,age\na,1,7\n", "must have the columns path and label, found file, label, age"),
-        ("path;label\na;1\n", "must have the columns path and label, found path;label"),
+        (
+            "file,label,age\na,1,7\n",
+            r"must have the columns path \(or sop_uid, series_uid, study_uid\) and label, found file, label, age",
+        ),
+        (
+            "path;label\na;1\n",
+            r"must have the columns path \(or sop_uid, series_uid, study_uid\) and label, found path;label",
+        ),
         ("path,label,path\na,1,b\n", "column path must occur once, found 2 of it"),
-        ("", "must have the columns path and label, found none"),
+        ("", r"must have the columns path \(or sop_uid, series_uid, study_uid\) and label, found none"),
         ("path,label\n", "must hold at least one row below its header, got none"),
         ("path,label\na,1\nb,0,9\n", "data row 2: must have 2 columns, got 3"),
         (b"path,label\n\xff\xfe,1\n", "must be CSV .* or Parquet"),
@@ -154,7 +171,7 @@ def test_a_path_may_stand_twice_when_its_rows_agree(labels_file):
         ({"path": ["a"], "label": [None]}, "data row 1: label must not be empty"),
         ({"path": ["a"], "label": [0.5]}, "label must be one of .*, got '0.5'"),
         ({"path": ["a"], "label": [[1]]}, "must be CSV .* or Parquet"),
-        ({"name": ["a"]}, "must have the columns path and label, found name"),
+        ({"name": ["a"]}, r"must have the columns path \(or sop_uid, series_uid, study_uid\) and label, found name"),
     ],
 )
 def test_a_file_that_cannot_be_used_says_where_and_why(labels_file, content, message):
@@ -169,6 +186,12 @@ def test_a_file_that_cannot_be_used_says_where_and_why(labels_file, content, mes
         "path,label,patient_id\na,1,SECRET^NAME\n./a,1,OTHER\n",
         "path,label,patient_id\na,1,SECRET^NAME,surplus\n",
         "path,label,patient_id\na,1\nSECRET^NAME",
+        "SECRET^NAME,1\nother,0\n",  # no header
+        "SECRET^NAME;1\nother;0\n",
+        "study_uid,label\n1.2.SECRET,tumor\n1.2.SECRET,normal\n",
+        "label,study_uid\n1.2.SECRET,tumor\n",  # in the wrong order
+        "series_uid,label\n1.2.SECRET,\n",
+        "sop_uid,label\n1.2.SECRET,1\n",  # no key_of
     ],
 )
 def test_no_message_quotes_a_patient(labels_file, content):
@@ -230,6 +253,130 @@ def test_every_spelling_of_a_path_meets_it(paths, data):
     found = [match(names, labels) for names in (keys, other) for labels in (straight, crooked)]
     assert all(np.array_equal(one.label, found[0].label) for one in found)
     assert all(one.labels_without_file == 0 for one in found)
+
+
+# studies, series and instances
+
+
+def key_of(level, uid):
+    return f"{level}:{uid}"
+
+
+def results(**columns):
+    count = len(next(iter(columns.values())))
+    empty = dict.fromkeys(ROW_KEYS.values(), pa.nulls(count, pa.string()))
+    return pa.table({**empty, **{name: pa.array(values, pa.string()) for name, values in columns.items()}})
+
+
+@pytest.mark.parametrize(
+    ("column", "level"), [("study_uid", Level.STUDY), ("series_uid", Level.SERIES), ("sop_uid", Level.INSTANCE)]
+)
+def test_labels_by_uid_meet_the_keys_of_their_level(labels_file, column, level):
+    labels = labels_file(f"{column},label,patient_id\n1.2,tumor,p\n 1.3 ,normal,q\n1.4,normal,\n", key_of=key_of)
+    assert labels.schema.equals(LABELS)
+    assert labels["key"].to_pylist() == [f"{level}:1.2", f"{level}:1.3", f"{level}:1.4"]
+    assert set(labels["level"].to_pylist()) == {level.value}
+    keys = [None, f"{level}:1.3", "1.2", f"{level}:1.2", f"{level}:1.2"]
+    found = match(["same"] * 5, labels, results(**{ROW_KEYS[level]: keys}))
+    assert found.label.tolist() == [-1, NORMAL, -1, TUMOR, TUMOR]
+    assert found.patient == [None, "q", None, "p", "p"]
+    assert (found.unlabelled, found.labels_without_file, found.weak) == (2, 1, 2)
+    for other in set(ROW_KEYS.values()) - {ROW_KEYS[level]}:
+        with pytest.raises(LabelError, match=r"none of 3 labelled (series|studies|instances) is that of any of 5"):
+            match(["same"] * 5, labels, results(**{other: keys}))
+
+
+def test_a_file_goes_by_its_finest_column(labels_file):
+    content = "study_uid,sop_uid,label,series_uid\n1,1.1,tumor,2\n1,1.2,normal,2\n"
+    assert labels_file(content, key_of=key_of)["key"].to_pylist() == ["instance:1.1", "instance:1.2"]
+    assert labels_file(f"path,{content}".replace("\n1", "\na/b,1", 1).replace("\n1", "\nc,1"))["key"].to_pylist() == [
+        "a/b",
+        "c",
+    ]
+
+
+def test_a_uid_may_stand_twice_when_its_rows_agree(labels_file):
+    assert labels_file("study_uid,label\n1.2,1\n1.2,tumor\n", key_of=key_of).num_rows == 1
+    with pytest.raises(
+        LabelError, match=r"rows 1 and 2: label of one study_uid must agree, got two \(tumor, normal\)$"
+    ):
+        labels_file("study_uid,label\n1.2,1\n1.2,0\n", key_of=key_of)
+    with pytest.raises(LabelError, match="rows 1 and 2: label of one study_uid must agree"):
+        labels_file("study_uid,label\n1.2,1\n1.3,0\n", key_of=lambda level, uid: "one")
+
+
+@pytest.mark.parametrize("key_of", [None, lambda level, uid: None])
+def test_labels_by_uid_need_keys(labels_file, key_of):
+    with pytest.raises(LabelError, match=r"labels by study_uid .* `identifiers: pseudonym` with a site key, or `ident"):
+        labels_file("study_uid,label\n1.2,1\n", key_of=key_of)
+
+
+def test_what_tells_of_uids_is_not_said_when_nothing_matches(labels_file):
+    labels = labels_file("study_uid,label\n1.2.SECRET,1\n", key_of=lambda level, uid: uid)
+    with pytest.raises(
+        LabelError, match=r"none of 1 labelled studies is that of any of 1 slices; .* site key"
+    ) as caught:
+        match(["SECRET.dcm"], labels, results(study_key=["1.3.SECRET"]))
+    assert "SECRET" not in str(caught.value)
+
+
+def test_paths_are_said_only_where_they_may_be(labels_file):
+    labels = labels_file("path,label\nSECRET/a.png,1\n")
+    with pytest.raises(LabelError, match="none of 1 labelled paths is among 1 objects;") as caught:
+        match(["SECRET/b.png"], labels, quote=False)
+    assert "SECRET" not in str(caught.value)
+    with pytest.raises(LabelError, match=r"data row 1: label must be one of .*, got another") as caught:
+        labels_file("label,path\nSECRET/a.png,1\n", quote=False)
+    assert "SECRET" not in str(caught.value)
+    with pytest.raises(LabelError, match="none of 1 objects lies in a folder that") as caught:
+        match(["SECRET/b.png"], labels_from_folders([], DEFAULT_CLASSES)[0], quote=False)
+    assert "SECRET" not in str(caught.value)
+
+
+def test_members_of_packs_have_paths(labels_file):
+    labels = labels_file("path,label\na.zip!/x/1.png,0\n./a.zip!//x\\2.png,1\nb.tar!/inner.zip!/1.png,0\nc.zip,1\n")
+    keys = ["a.zip!/x/1.png", "a.zip!/x/2.png", "a.zip!/x/3.png", "b.tar!/inner.zip!/1.png", "x/1.png"]
+    found = match(keys, labels)
+    assert found.label.tolist() == [NORMAL, TUMOR, -1, NORMAL, -1]
+    assert (found.unlabelled, found.labels_without_file, found.weak) == (2, 1, 0)
+
+
+def test_the_label_of_a_pack_is_that_of_its_members_unless_they_have_their_own(labels_file):
+    labels = labels_file("path,label,patient_id\na.zip,tumor,p\na.zip!/in.zip,normal,q\na.zip!/in.zip!/y.png,tumor,r\n")
+    keys = ["a.zip!/1.png", "a.zip!/x/2.png", "a.zip!/in.zip!/x.png", "a.zip!/in.zip!/y.png", "b.zip!/1.png", "a.zip"]
+    found = match(keys, labels)
+    assert found.label.tolist() == [TUMOR, TUMOR, NORMAL, TUMOR, -1, TUMOR]
+    assert found.patient == ["p", "p", "q", "r", None, "p"]
+    assert (found.labels_without_file, found.weak) == (0, 3)
+
+
+def test_folders_in_and_around_packs_tell():
+    keys = ["yes/a.zip!/1.png", "yes/a.zip!/no/1.png", "a.zip!/yes/1.png", "yes.zip!/1.png"]
+    assert list(folder_labels(keys).values()) == [TUMOR, NORMAL, TUMOR]
+
+
+def test_tumor_labels_that_cover_several_slices_are_weak():
+    volumes = ["yes/a.nii"] * 5 + ["no/b.nii"] * 5 + ["yes/c.png"]
+    found = match(volumes, labels_from_folders(volumes, DEFAULT_CLASSES)[0])
+    assert (found.weak, found.labels_without_file, found.unlabelled) == (5, 0, 0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.sampled_from(["a", "b", "c", None]), max_size=12),
+    st.dictionaries(st.sampled_from("abcd"), st.integers(0, 1), min_size=1),
+    st.sampled_from(list(ROW_KEYS)),
+)
+def test_every_row_has_the_label_of_its_key_and_counts_say_so(keys, known, level):
+    labels = pa.table(
+        [list(known), list(known.values()), *[pa.nulls(len(known), pa.string())] * 2, [level.value] * len(known)],
+        schema=LABELS,
+    )
+    found = bring(["x"] * len(keys), labels, results(**{ROW_KEYS[level]: keys}))
+    assert found.label.tolist() == [known.get(key, -1) for key in keys]
+    assert found.unlabelled == sum(key not in known for key in keys)
+    assert found.labels_without_file == sum(key not in keys for key in known)
+    assert found.weak == sum(known.get(key) == TUMOR and keys.count(key) > 1 for key in keys)
 
 
 # real data

@@ -37,6 +37,11 @@ class Jobs:
         self._started.append(process)
         return process
 
+    @property
+    def ray_folders(self) -> list[Path]:
+        """What the Rays of the jobs started so far have logged lies here, until the test ends."""
+        return [Path(folder.name) for folder in self._folders]
+
     def run(self, name: str, *pairs: str) -> tuple[int, str]:
         """The exit code, and all that was printed."""
         process = self.start(name, *pairs)

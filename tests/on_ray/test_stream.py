@@ -1,13 +1,14 @@
 """What an epoch holds does not depend on who reads it, nor on where a run was taken up again."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from mri_ray.archive.storage import Location
 from mri_ray.learn.plan import CHUNK_ROWS, Rows
 from mri_ray.on_ray.stream import Prepared, Stream
 from mri_ray.prepare.augment import AugmentConfig
-from mri_ray.prepare.objects import Row, to_table
+from mri_ray.prepare.objects import Row, to_batches
 
 SIZE = 8
 ROWS = 150
@@ -18,7 +19,7 @@ def prepared(tmp_path) -> Prepared:
     """Two files of prepared rows whose pixels tell their number; every tenth row is a failure."""
     location = Location.of(str(tmp_path))
     for part in range(2):
-        table = to_table((make_row(part * ROWS + i) for i in range(ROWS)), SIZE)
+        table = pa.Table.from_batches(to_batches((make_row(part * ROWS + i) for i in range(ROWS)), SIZE))
         location.write_table(f"{part}.parquet", table, row_group_size=CHUNK_ROWS)
     return Prepared(location=location, names=("0.parquet", "1.parquet"), size=SIZE)
 
@@ -29,7 +30,8 @@ def make_row(number: int) -> Row:
     known |= {"member": None, "frame": 0, "size": 1, "etag": "", "detail": None, "width": SIZE, "height": SIZE}
     pixels = None if failed else np.full((1, SIZE, SIZE), number % 256, np.uint8)
     reason = "damaged.image" if failed else None
-    return Row(**known, flags=(), reason=reason, pixel_digest=None if failed else str(number), pixels=pixels)
+    known |= {"flags": (), "reason": reason, "pixel_digest": None if failed else str(number)}
+    return Row(columns=known, pixels=pixels, path=str(number))
 
 
 def usable() -> Rows:

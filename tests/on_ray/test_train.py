@@ -53,7 +53,9 @@ def test_the_best_epoch_is_kept_and_its_figures_are_those_of_the_results(trained
 def test_one_worker_and_two_learn_from_the_same_rows_and_a_cache_is_used(
     ray_cluster, small, archive, trained, tmp_path, caplog
 ):
-    shutil.copytree(Path(trained["bundle"].removeprefix("file://")).parent / "prepared", tmp_path / "cache")
+    shutil.copytree(
+        Path(trained["bundle"].removeprefix("file://")).parent / "prepared", tmp_path / "cache" / "prepared"
+    )
     settings = config.build(
         TrainRun,
         small

@@ -8,6 +8,7 @@ from PIL import Image
 
 from mri_ray.archive import outputs
 from mri_ray.archive.manifest import Manifest
+from mri_ray.archive.pseudonym import Identifiers
 from mri_ray.archive.storage import Location
 from mri_ray.decode.settings import DecodeConfig
 from mri_ray.learn.bundle import Bundle
@@ -68,7 +69,7 @@ class Scoring:
         for shard in outputs.missing(self.manifest, self.results):
             objects = self.manifest.read_shard(shard)
             done += objects["key"].to_pylist()
-            found = rows(objects, self.archive, DecodeConfig(), self.predictor.bundle.prepare)
+            found = rows(objects, self.archive, DecodeConfig(), self.predictor.bundle.prepare, Identifiers())
             table = scoring.score(found, self.predictor, run_id="test")
             assert self.results.write_table(outputs.name(shard), table, if_absent=True)
         return done

@@ -1,0 +1,37 @@
+"""The preparing job: an archive -> shards of prepared slices for trainings to stream from, and a ledger of all objects."""
+
+from mri_ray.on_ray import cluster, ingest
+from mri_ray.on_ray.job import Job
+from mri_ray.on_ray.settings import PrepareRun
+from mri_ray.predict import snapshot
+from mri_ray.records import LEDGER
+from mri_ray.report.record import Record, judge
+
+
+def run(settings: PrepareRun) -> Record:
+    """Prepare what is not prepared yet; all of it lies below `settings.output` afterwards.
+
+    Raises TooManyQuarantined, after everything is written, when more objects failed than the run allows.
+    """
+    job = Job("prepare", settings)
+    record = job.record
+    place = ingest.prepared_location(job.output, job.archive, settings.decode, settings.prepare, job.identifiers)
+    with cluster.connected(settings.ray):
+        with record.stage("listing"):
+            manifest = job.take_stock(job.output, place)
+        with record.stage("preparing"):
+            done = ingest.prepare_all(job.source(settings.prepare, place), place, workers=settings.shards.workers)
+    with record.stage("ledger"):
+        found = snapshot.build(manifest, place, job.output / "snapshots", LEDGER)
+    record.values["this_run"]["objects"] = done
+    record.note(
+        counts=found.counts,
+        packs=found.packs,
+        reasons=found.reasons,
+        prepared=place.uri,
+        ledger=found.uri,
+        prepare_digest=settings.prepare.digest(),
+    )
+    record.write(job.output)
+    judge(found.counts, found.reasons, settings.max_quarantined_fraction)
+    return record

@@ -1,0 +1,53 @@
+"""What the answers for studies and patients are worth, where labels exist."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mri_ray import metrics
+from mri_ray.cohort.columns import floats, groups, whole
+
+_CLIP = 1e-7  # of a probability before it becomes a logit
+_OF_ONE_CLASS = (  # of the figures of `metrics.evaluate`
+    *("n", "positives", "confusion"),
+    *("sensitivity", "sensitivity_interval", "specificity", "specificity_interval"),
+)
+
+
+def level_labels(keys: Any, labels: np.ndarray) -> pa.Table:
+    """Labels of slices -> a table of key string and label int8, ascending, for their studies or patients.
+
+    keys: (N,), the study or patient of each slice; null is none. labels: int8 (N,), 1 tumor, 0 normal, -1 unknown.
+    One with a tumor slice is tumor, one without any labelled slice unknown, any other normal: also where the lesion is
+    on slices that have no label.
+    """
+    rows = pa.table({"key": whole(keys), "label": pa.array(labels, pa.int8())})
+    rows = rows.filter(pc.is_valid(rows["key"]))
+    owner, names = groups(rows, "key")
+    found = np.full(names.num_rows, -1, np.int8)
+    np.maximum.at(found, owner, rows["label"].to_numpy())
+    return pa.table({"key": names["key"], "label": found})
+
+
+def level_figures(answers: pa.Table, key: str, labels: pa.Table, *, threshold: float) -> dict[str, Any] | None:
+    """What `metrics.evaluate` gives, for STUDIES or PATIENTS and the labels of their `key` (`level_labels`).
+
+    Also `unanswered`: how many that have a label have no probability, and are in no figure; and `estimable`: whether
+    both classes occur. With one class only its own rate is given (sensitivity or specificity), else None: a figure
+    that mixes the two would tell of the class, not of the answers. None when there is nothing labelled and answered.
+    """
+    place = pc.index_in(whole(answers[key]), value_set=whole(labels["key"])).fill_null(-1).to_numpy()
+    label = np.append(labels["label"].to_numpy(), np.int8(-1))[place]
+    probability = floats(answers["probability"])
+    chosen = (label >= 0) & np.isfinite(probability)
+    if not chosen.any():
+        return None
+    truth, inner = label[chosen], np.clip(probability[chosen], _CLIP, 1 - _CLIP)
+    # Lowered by less than float32 can tell: on the way to the logit and back a probability loses its last digits.
+    found = metrics.evaluate(truth, np.log(inner) - np.log1p(-inner), threshold=threshold * (1 - 1e-12))
+    estimable = len(np.unique(truth)) == 2
+    if not estimable:
+        found = {name: value if name in _OF_ONE_CLASS else None for name, value in found.items()}
+    return {**found, "estimable": estimable, "unanswered": int(((label >= 0) & ~chosen).sum())}
