@@ -656,8 +656,8 @@ def ranged(s3_server) -> Iterator[Callable[[Fault], Location]]:
         requests: list[int] = []
         server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         servers.append(server)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        config = StorageConfig(endpoint=f"http://127.0.0.1:{server.server_port}", read_timeout_s=5.0, retries=2)
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        config = StorageConfig(endpoint=f"http://127.0.0.1:{server.server_port}", read_timeout_s=5.0, retries=1)
         return Location.of("s3://bucket/prefix", config)
 
     yield start

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import os
 import struct
 import subprocess
 import sys
@@ -259,7 +260,7 @@ def test_many_threads_decode_what_one_does():
 LIMITS = DecodeConfig(max_pixels=100_000, max_frames=8, min_side=1)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=int(os.environ.get("MRI_FUZZ", "300")), deadline=None)
 @given(
     name=st.sampled_from(sorted(SAMPLES)),
     changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=12),

@@ -872,7 +872,8 @@ def test_a_syntax_without_a_decoder_is_named(name):
 @pytest.mark.parametrize("syntax", ["1.2.840.113619.5.2", "1.2.3.4", "", "Doe^John", uid.MRImageStorage])
 def test_a_syntax_that_is_not_known_is_not_quoted(syntax):
     data = dataset(GREY16.tobytes())
-    data.file_meta.TransferSyntaxUID = uid.UID(syntax, validation_mode=pydicom.config.IGNORE)
+    unchecked = uid.UID(syntax, validation_mode=pydicom.config.IGNORE)
+    data.file_meta.add(pydicom.DataElement(0x00020010, "UI", unchecked, already_converted=True))
     found = refused(data)
     assert found.reason is Reason.TRANSFER_SYNTAX
     assert not syntax or syntax not in found.detail
