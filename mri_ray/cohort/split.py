@@ -77,7 +77,8 @@ def assign(
 ) -> np.ndarray:
     """The side of each of N rows, int8 (N,), as positions in `SIDES`. keys lie below the archive's root.
 
-    quote: whether a message may name a folder. Raises SplitError when rows lie outside the folders of a split by folder.
+    quote: whether a message may name a folder. Raises SplitError when rows lie outside the folders of a split by
+    folder.
     """
     if config.by == "image":
         return _three_sides(_positions(seed, _plain(row_ids)), config)

@@ -28,6 +28,7 @@ from mri_ray.errors import Reason, RunError
 _START_S = 120.0
 _ATTEMPTS = 2  # the second shows whether it was the frame that ended a child, or something else
 _DTYPES = ("|u1", "|i1", "<u2", "<i2", "<u4", "<i4", "<u8", "<i8", "<f4", "<f8")
+_ENVIRONMENT = ("PATH", "HOME", "TMPDIR", "TZ", "LANG", "LC_", "LD_", "DYLD_", "PYTHONHOME", "VIRTUAL_ENV")
 _BOOT = "from mri_ray.decode.isolated_child import serve; serve()"
 
 _lock = threading.Lock()
@@ -70,7 +71,8 @@ class _Child:
 
     def __init__(self) -> None:
         self.socket, theirs = socket.socketpair()
-        environment = os.environ | {
+        # Not what is secret: keys of the storage and of the site stand in the environment, too.
+        environment = {name: value for name, value in os.environ.items() if name.startswith(_ENVIRONMENT)} | {
             "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
             "OPENBLAS_NUM_THREADS": "1",
             "OMP_NUM_THREADS": "1",

@@ -111,10 +111,11 @@ def _answer(question: dict[str, Any], body: np.ndarray) -> tuple[dict[str, Any],
             args.append(arg)
     try:
         result = np.asarray(getattr(importlib.import_module(module), name)(*args), order="C")
+        packed = result.reshape(-1).view(np.uint8).data
     except Refused as refused:
         return {"refused": [refused.reason.value, refused.detail]}, []
     except MemoryError:
         os._exit(OUT_OF_MEMORY)
     except Exception as exc:
         return {"refused": [Reason.DAMAGED.value, f"{name}: {type(exc).__name__}"]}, []
-    return {"dtype": result.dtype.str, "shape": result.shape}, [result.reshape(-1).view(np.uint8).data]
+    return {"dtype": result.dtype.str, "shape": result.shape}, [packed]

@@ -124,4 +124,5 @@ def _scan_end(data: bytes, position: int) -> int:
 
 def refilled(jpeg: Jpeg) -> bytes:
     """The same picture with noise behind its last scan: it decodes alike if no block needs more bits than are there."""
-    return jpeg.data[: _scan_end(jpeg.data, jpeg.scan)] + _FILLER + _END
+    scan = jpeg.data[: _scan_end(jpeg.data, jpeg.scan)].rstrip(b"\xff")  # fill bytes may stand before a marker
+    return scan + _FILLER + _END

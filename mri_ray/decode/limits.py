@@ -28,3 +28,7 @@ class SourceLost(Exception):
 
     It passes through the decoders, which catch other exceptions before they judge the content.
     """
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(str(error))
+        self.error = error

@@ -101,5 +101,5 @@ def _spooled(source: BinaryIO) -> Iterator[BinaryIO]:
             try:
                 spool.write(piece)
             except OSError as exc:  # the disk's, whose kind must not be taken for the archive's
-                raise SourceLost from OSError(f"no temporary file: {exc}")
+                raise SourceLost(OSError(f"no temporary file: {exc}")) from exc
         yield cast(BinaryIO, spool)

@@ -71,8 +71,7 @@ def read(
     except OSError as exc:
         yield lost(exc, uri)
     except SourceLost as exc:
-        assert isinstance(exc.__cause__, OSError)
-        yield lost(exc.__cause__, uri)
+        yield lost(exc.error, uri)
 
 
 def lost(error: OSError, uri: str) -> Failure:
@@ -148,6 +147,8 @@ def _unpacked(
                 yield replace(item, member=name)
         except Refused as refused:  # what the member's bytes are read through has found it damaged, or a bomb
             yield Failure(reason=refused.reason, where=uri, detail=refused.detail, member=found.name)
+        if only is not None:
+            return
 
 
 def _kind(head: bytes) -> _Kind | None:
@@ -203,7 +204,7 @@ class _Watched(io.RawIOBase):
         try:
             data = self._source.read(len(buffer))
         except OSError as exc:
-            raise SourceLost from exc
+            raise SourceLost(exc) from exc
         buffer[: len(data)] = data
         return len(data)
 
@@ -211,13 +212,13 @@ class _Watched(io.RawIOBase):
         try:
             return self._source.read()
         except OSError as exc:
-            raise SourceLost from exc
+            raise SourceLost(exc) from exc
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         try:
             return self._source.seek(offset, whence)
         except OSError as exc:
-            raise SourceLost from exc
+            raise SourceLost(exc) from exc
 
     def tell(self) -> int:
         return self._source.tell()

@@ -31,10 +31,11 @@ class NiftiConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PackConfig:
-    """Limits on one zip or tar, whole numbers of at least 1.
+    """Limits on one zip or tar with the packs within it, whole numbers of at least 1.
 
-    max_members: files in it, those of packs within included. max_bytes: of all its members, unpacked. max_ratio: of a
-    member's bytes unpacked to packed. max_depth: packs within packs; 1 reads no inner ones.
+    max_members: its entries, folders included. max_bytes: of all its members, unpacked. max_ratio: bytes unpacked to
+    packed, of a member beyond 64 MiB, and of the whole pack beyond 4 GiB. max_depth: packs within packs; 1 reads no
+    inner ones.
     """
 
     max_members: int = 1_000_000

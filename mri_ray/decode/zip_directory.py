@@ -93,7 +93,7 @@ def read_at(source: BinaryIO, offset: int, length: int) -> bytes:
         source.seek(offset)
         data = source.read(length)
     except OSError as exc:  # of the file that an inner pack was spooled to; another source raises SourceLost itself
-        raise SourceLost from exc
+        raise SourceLost(exc) from exc
     if len(data) != length:
         raise Refused(Reason.TRUNCATED_PACK, "the zip ends too early")
     return data

@@ -19,7 +19,7 @@ from mri_ray.cohort.labels import Matched, bring, labels_from_file, labels_from_
 from mri_ray.errors import ArchiveNotFound
 from mri_ray.learn.bundle import Bundle
 from mri_ray.on_ray import ingest, studies
-from mri_ray.on_ray.settings import PrepareRun, ScoreRun, TrainRun
+from mri_ray.on_ray.settings import ArchiveRun, LabelledRun
 from mri_ray.predict.snapshot import Snapshot
 from mri_ray.predict.studies import StudyRule
 from mri_ray.prepare.objects import again
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 class Job:
     """One run over an archive. Making it checks, before Ray starts, that archive, output and labels can be used."""
 
-    def __init__(self, name: str, settings: PrepareRun | TrainRun | ScoreRun, headline: str = "") -> None:
+    def __init__(self, name: str, settings: ArchiveRun, headline: str = "") -> None:
         self.headline = headline
         self.archive = Location.of(settings.archive, settings.storage)
         self.output = Location.of(settings.output, settings.storage)
@@ -102,7 +102,7 @@ class Job:
 class LabelledJob(Job):
     """A run whose answers are held against labels: from a labels file, or from what folder names tell."""
 
-    def __init__(self, name: str, settings: TrainRun | ScoreRun, headline: str) -> None:
+    def __init__(self, name: str, settings: LabelledRun, headline: str) -> None:
         super().__init__(name, settings, headline)
         self._settings = settings
         self.quote = settings.uris == "keep"

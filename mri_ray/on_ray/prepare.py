@@ -1,4 +1,4 @@
-"""The preparing job: an archive -> shards of prepared slices for trainings to stream from, and a ledger of all objects."""
+"""The preparing job: an archive -> shards of prepared slices that trainings stream from, and a ledger of objects."""
 
 from mri_ray.on_ray import cluster, ingest
 from mri_ray.on_ray.job import Job

@@ -69,104 +69,94 @@ class TrainSettings:
             raise ConfigError(f"batch_size: must be a multiple of workers ({self.workers}), got {self.batch_size}")
 
 
-def _default_classes() -> dict[str, list[str]]:
-    return {name: list(words) for name, words in DEFAULT_CLASSES.items()}
-
-
-def _check_shared(run: "TrainRun | ScoreRun | PrepareRun") -> None:
-    archive = Location.of(run.archive, run.storage).uri
-    if f"{Location.of(run.output, run.storage).uri}/".startswith(f"{archive}/"):
-        raise ConfigError(f"output: must not lie in the archive, whose objects it would become, got {run.output}")
-    if run.uris == "pseudonym":
-        if run.linkage is None:
-            raise ConfigError("linkage: is required with uris=pseudonym: where what leads back to the paths is kept")
-        for name in ("output", "archive"):
-            place = Location.of(getattr(run, name), run.storage).uri
-            if f"{Location.of(run.linkage, run.storage).uri}/".startswith(f"{place}/"):
-                raise ConfigError(f"linkage: must lie outside the {name}, got {run.linkage}")
-    elif run.linkage is not None:
-        raise ConfigError("linkage: is only used with uris=pseudonym")
-    if not 0 <= run.max_quarantined_fraction <= 1:
-        raise ConfigError(f"max_quarantined_fraction: must lie between 0 and 1, got {run.max_quarantined_fraction}")
-
-
 @dataclass(frozen=True, kw_only=True)
-class TrainRun:
-    """One training: archive in; bundle, report and results out."""
+class ArchiveRun:
+    """What every run over an archive is told."""
 
     archive: str
     output: str
-    labels: str | None = None  # a CSV or Parquet file; None: the class is the folder's name
-    classes: dict[str, list[str]] = field(default_factory=_default_classes)
-    cache: str | None = None  # where listings and prepared rows are kept, the output of `jobs.prepare`; None: output
-    seed: int = 0
     identifiers: Literal["pseudonym", "drop", "keep"] = "pseudonym"  # of what headers say; the key: archive.pseudonym
     uris: Literal["keep", "pseudonym"] = "keep"  # pseudonym: paths hold names, so only object ids are written
     linkage: str | None = None  # with uris=pseudonym: where what leads back to the paths is kept
     max_quarantined_fraction: float = 0.1
     storage: StorageConfig = field(default_factory=StorageConfig)
     decode: DecodeConfig = field(default_factory=DecodeConfig)
+    shards: ShardSettings = field(default_factory=ShardSettings)
+    ray: ClusterSettings = field(default_factory=ClusterSettings)
+
+    def __post_init__(self) -> None:
+        output, archive = (Location.of(uri, self.storage).uri for uri in (self.output, self.archive))
+        if f"{output}/".startswith(f"{archive}/"):
+            raise ConfigError(f"output: must not lie in the archive, whose objects it would become, got {self.output}")
+        if not 0 <= self.max_quarantined_fraction <= 1:
+            raise ConfigError(
+                f"max_quarantined_fraction: must lie between 0 and 1, got {self.max_quarantined_fraction}"
+            )
+        if self.uris == "keep":
+            if self.linkage is not None:
+                raise ConfigError("linkage: is only used with uris=pseudonym")
+            return
+        if self.linkage is None:
+            raise ConfigError("linkage: is required with uris=pseudonym: where what leads back to the paths is kept")
+        linkage = Location.of(self.linkage, self.storage).uri
+        for name, place in (("output", output), ("archive", archive)):
+            if f"{linkage}/".startswith(f"{place}/"):
+                raise ConfigError(f"linkage: must lie outside the {name}, got {self.linkage}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareRun(ArchiveRun):
+    """One preparation: archive in; shards of prepared slices, for trainings to give as `cache`, and a ledger out."""
+
+    prepare: PrepareConfig = field(default_factory=PrepareConfig)
+
+
+def _default_classes() -> dict[str, list[str]]:
+    return {name: list(words) for name, words in DEFAULT_CLASSES.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledRun(ArchiveRun):
+    """What a run is told whose answers are held against labels."""
+
+    labels: str | None = None  # a CSV or Parquet file; None: the class is the folder's name, where it tells
+    classes: dict[str, list[str]] = field(default_factory=_default_classes)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        class_words(self.classes)  # raises ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRun(LabelledRun):
+    """One training: archive in; bundle, report and results out."""
+
+    cache: str | None = None  # where listings and prepared rows are kept, the output of `jobs.prepare`; None: output
+    seed: int = 0
     prepare: PrepareConfig = field(default_factory=PrepareConfig)
     split: SplitConfig = field(default_factory=SplitConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     train: TrainSettings = field(default_factory=TrainSettings)
-    shards: ShardSettings = field(default_factory=ShardSettings)
-    ray: ClusterSettings = field(default_factory=ClusterSettings)
 
     def __post_init__(self) -> None:
-        _check_shared(self)
-        class_words(self.classes)  # raises ConfigError
+        super().__post_init__()
         if self.model.input_size != self.prepare.size:
             raise ConfigError(
                 f"model.input_size: must equal prepare.size ({self.prepare.size}), got {self.model.input_size}"
             )
-        if self.seed < 0:
-            raise ConfigError(f"seed: must be at least 0, got {self.seed}")
+        _at_least("seed", self.seed, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreRun:
+class ScoreRun(LabelledRun):
     """One scoring of a whole archive: archive and bundle in; results and report out."""
 
-    archive: str
     bundle: str
-    output: str
-    labels: str | None = None  # with labels the report evaluates the answers; None: folder names, where they tell
-    classes: dict[str, list[str]] = field(default_factory=_default_classes)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     micro_batch: int | None = None  # pictures a forward pass; None: what suits the device
-    identifiers: Literal["pseudonym", "drop", "keep"] = "pseudonym"  # of what headers say; the key: archive.pseudonym
-    uris: Literal["keep", "pseudonym"] = "keep"  # pseudonym: paths hold names, so only object ids are written
-    linkage: str | None = None  # with uris=pseudonym: where what leads back to the paths is kept
-    max_quarantined_fraction: float = 0.1
-    storage: StorageConfig = field(default_factory=StorageConfig)
-    decode: DecodeConfig = field(default_factory=DecodeConfig)
-    shards: ShardSettings = field(default_factory=ShardSettings)
-    ray: ClusterSettings = field(default_factory=ClusterSettings)
 
     def __post_init__(self) -> None:
-        _check_shared(self)
-        class_words(self.classes)  # raises ConfigError
+        super().__post_init__()
         _at_least("micro_batch", self.micro_batch, 1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class PrepareRun:
-    """One preparation: archive in; shards of prepared slices and the ledger of all objects out."""
-
-    archive: str
-    output: str  # give it to trainings as `cache`
-    identifiers: Literal["pseudonym", "drop", "keep"] = "pseudonym"  # of what headers say; the key: archive.pseudonym
-    uris: Literal["keep", "pseudonym"] = "keep"  # pseudonym: paths hold names, so only object ids are written
-    linkage: str | None = None  # with uris=pseudonym: where what leads back to the paths is kept
-    max_quarantined_fraction: float = 0.1
-    storage: StorageConfig = field(default_factory=StorageConfig)
-    decode: DecodeConfig = field(default_factory=DecodeConfig)
-    prepare: PrepareConfig = field(default_factory=PrepareConfig)
-    shards: ShardSettings = field(default_factory=ShardSettings)
-    ray: ClusterSettings = field(default_factory=ClusterSettings)
-
-    def __post_init__(self) -> None:
-        _check_shared(self)

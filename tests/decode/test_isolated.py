@@ -88,6 +88,13 @@ def test_an_exception_is_a_damaged_frame_and_its_words_stay_there():
     assert pid() == first
 
 
+def test_what_is_no_array_of_numbers_does_not_come_back():
+    found = refused(time.sleep, 0)
+    assert (found.reason, found.detail) == (Reason.DAMAGED, "sleep: TypeError")
+    found = refused(os.getcwd)
+    assert (found.reason, found.detail) == (Reason.CRASHED, "the decoder's process gives no array")
+
+
 # What ends a child
 
 
@@ -198,9 +205,14 @@ def test_it_outlives_the_thread_that_started_it(elsewhere):
     assert pid() == started
 
 
-def _script(body: str) -> subprocess.Popen:
+def _script(body: str, **environment: str) -> subprocess.Popen:
     code = "import os, sys, time, threading, math\nfrom mri_ray.decode import isolated\n" + textwrap.dedent(body)
-    return subprocess.Popen([sys.executable, "-W", "error", "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ | environment,
+    )
 
 
 def test_a_forked_process_gets_a_child_of_its_own():
@@ -271,6 +283,16 @@ def test_a_child_imports_nothing_of_its_parent(tmp_path):
         [sys.executable, "main.py"], capture_output=True, cwd=tmp_path, env=os.environ | {"PYTHONWARNINGS": "error"}
     )
     assert (found.stdout, found.stderr) == (b"main [0. 0. 0. 0. 0.]\n", b"")
+
+
+def test_a_child_is_told_no_secrets():
+    code = """
+        told = isolated.call(eval, "float('AWS_SECRET_ACCESS_KEY' in __import__('os').environ)", timeout_s=30)
+        print(float('AWS_SECRET_ACCESS_KEY' in os.environ), told)
+    """
+    with _script(code, AWS_SECRET_ACCESS_KEY="planted") as parent:
+        out, err = parent.communicate(timeout=60)
+    assert (out, err) == (b"1.0 0.0\n", b"")
 
 
 def test_signals_that_a_parent_blocks_do_reach_its_child():

@@ -924,7 +924,7 @@ def test_a_reader_of_pieces_does_not_forget_an_error():
         yield b"abc"
         yield b""
         yield b"def"
-        raise SourceLost
+        raise SourceLost(OSError())
 
     reader = unpack.reader(pieces())
     assert reader.read(4) == b"abcd"

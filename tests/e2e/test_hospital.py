@@ -8,13 +8,17 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from hospital import Hospital, build
 from hospital.bad import BAD
 
 from mri_ray.archive.pseudonym import SITE_KEY, SITE_KEY_FILE
 from mri_ray.archive.storage import Location
 from mri_ray.learn import bundle as bundles
+from mri_ray.learn.model import build as build_network
+from mri_ray.learn.settings import ModelConfig
 from mri_ray.predict.predictor import Predictor
+from mri_ray.prepare.settings import PrepareConfig
 from mri_ray.prepare.slices import prepare
 from mri_ray.records import Flag, Slice, State
 
@@ -29,6 +33,23 @@ def hospital(tmp_path_factory) -> Hospital:
     """Phantoms in every format, and every way of being bad."""
     root = tmp_path_factory.mktemp("site") / "archive"
     return build(root, objects=OBJECTS, bad=len(BAD) / OBJECTS, seed=3)
+
+
+@pytest.fixture(scope="module")
+def bundle(hospital, tmp_path_factory) -> Path:
+    """A bundle whose answers differ from picture to picture: fresh weights, with the statistics of these pictures."""
+    config = ModelConfig(width=4)
+    network = build_network(config, seed=1)
+    pictures = [Slice(pixels=hospital.pixels(origin).astype(np.float32), bits=8) for origin in hospital.pictures]
+    batch = torch.from_numpy(np.stack([prepare(picture, PrepareConfig()).pixels for picture in pictures[:64]]))
+    with torch.no_grad():
+        for _ in range(50):  # each batch moves the running statistics by a tenth
+            network.train()(batch / 255)
+    folder = tmp_path_factory.mktemp("bundle")
+    bundles.save(
+        bundles.Bundle(model=config, prepare=PrepareConfig(), weights=network.state_dict()), Location.of(str(folder))
+    )
+    return folder
 
 
 @pytest.fixture

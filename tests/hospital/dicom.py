@@ -3,14 +3,14 @@
 import io
 from dataclasses import dataclass
 from datetime import date
-from functools import partial
 
+import imagecodecs
 import numpy as np
 import pydicom
 from pydicom import uid as uids
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
-from pydicom.pixels.encoders import JPEG2000LosslessEncoder, JPEGLSLosslessEncoder, RLELosslessEncoder
+from pydicom.pixels.encoders import RLELosslessEncoder
 from pydicom.sequence import Sequence
 
 from hospital import jpeg_lossless
@@ -34,11 +34,6 @@ LOSSLESS = {
     "jpeg-lossless-14": uids.JPEGLossless,
 }
 SYNTAXES = NATIVE | LOSSLESS
-_ENCODERS = {
-    "rle": partial(RLELosslessEncoder.encode, encoding_plugin="pylibjpeg"),
-    "jpeg-ls": partial(JPEGLSLosslessEncoder.encode, encoding_plugin="pyjpegls"),
-    "jpeg-2000": partial(JPEG2000LosslessEncoder.encode, encoding_plugin="pylibjpeg"),
-}
 _CONTRASTS: dict[str | None, dict[str, object]] = {
     "T1": {"RepetitionTime": 500, "EchoTime": 12, "ScanningSequence": "SE", "SeriesDescription": "t1_se_tra"},
     "T1+C": {
@@ -163,8 +158,15 @@ def compressed(frame: np.ndarray, bits: int, syntax: str) -> bytes:
     """The codestream of one unsigned frame (H, W) in an encoding of LOSSLESS."""
     if syntax.startswith("jpeg-lossless"):
         return jpeg_lossless.encode(frame, bits, predictor=7 if syntax == "jpeg-lossless-14" else 1)
-    return _ENCODERS[syntax](
+    if syntax == "jpeg-ls":
+        return imagecodecs.jpegls_encode(np.ascontiguousarray(frame))
+    if syntax == "jpeg-2000":
+        return imagecodecs.jpeg2k_encode(
+            np.ascontiguousarray(frame), codecformat="j2k", reversible=True, level=0, bitspersample=bits
+        )
+    return RLELosslessEncoder.encode(
         frame.tobytes(),
+        encoding_plugin="pydicom",
         index=0,
         rows=frame.shape[0],
         columns=frame.shape[1],

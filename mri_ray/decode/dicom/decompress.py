@@ -15,9 +15,9 @@ import pydicom
 from PIL.JpegImagePlugin import JpegImageFile
 from pydicom import uid
 
+import mri_ray.decode.dicom.decompress_codestream as codestream
+import mri_ray.decode.dicom.decompress_items as items
 from mri_ray.decode import compressed, isolated, jpeg
-from mri_ray.decode.dicom import decompress_codestream as codestream
-from mri_ray.decode.dicom import decompress_items as items
 from mri_ray.decode.dicom.decompress_layout import Layout, fitted, layout, pixel_keyword, rgb, unpacked, value
 from mri_ray.decode.limits import Refused
 from mri_ray.decode.settings import DecodeConfig
@@ -148,7 +148,9 @@ def _codestream(data: bytes, found: Layout, config: DecodeConfig) -> np.ndarray:
     if (stream.rows, stream.columns, stream.components) != (found.rows, found.columns, found.samples):
         detail = f"{stream.columns} x {stream.rows} x {stream.components} in the pixels' own header"
         raise Refused(Reason.DAMAGED, f"{detail}, {found.columns} x {found.rows} x {found.samples} in the data set's")
-    if stream.precision > found.allocated or not 2 <= stream.precision <= 16:
+    if not 2 <= stream.precision <= 16:
+        raise Refused(Reason.UNSUPPORTED_MODE, f"compressed values of {stream.precision} bits")
+    if stream.precision > found.allocated:
         detail = f"{stream.precision} bits in the pixels' own header, {found.allocated} in the data set's"
         raise Refused(Reason.DAMAGED, detail)
     if stream.codec == "jpeg-8":
@@ -195,6 +197,8 @@ def _load(data: bytes, stream: codestream.Codestream, found: Layout) -> np.ndarr
         if stream.coloured is None and found.photometric == "RGB":
             image.draft("YCbCr", image.size)
         image.load()
+    except MemoryError:
+        raise
     except Exception as exc:  # Pillow raises nearly anything for damaged content
         raise Refused(Reason.DAMAGED, f"JPEG: {type(exc).__name__}") from exc
     return _of_shape(np.asarray(image), found)

@@ -606,6 +606,13 @@ def test_more_bits_than_there_is_room_for_are_damaged(name):
     assert alone(dataset(encapsulated([encode(GREY16)]), syntax, BitsAllocated=8)).reason is Reason.DAMAGED
 
 
+def test_more_bits_than_are_read():
+    stream = bytearray(_j2k(GREY16))
+    stream[42] = 24 - 1
+    data = dataset(encapsulated([bytes(stream)]), uid.JPEG2000, BitsAllocated=32)
+    assert alone(data).reason is Reason.UNSUPPORTED_MODE
+
+
 def _at_most(bits: int) -> np.ndarray:
     return _picture(bits).astype(np.uint16)
 
@@ -692,6 +699,18 @@ def test_jpeg_2000_of_countless_tiles():
     struct.pack_into(">II", stream, 8, 4000, 4000)
     found = alone(dataset(encapsulated([bytes(stream)]), uid.JPEG2000, BitsAllocated=8, Rows=4000, Columns=4000))
     assert found.reason is Reason.DAMAGED
+
+
+@pytest.mark.parametrize("missing", ["last", "first", "all"])
+def test_jpeg_2000_without_some_of_its_tiles(missing):
+    """Where there is no tile OpenJPEG gives zeros."""
+    stream = _htj2k(GREY8, tile=(16, 16))
+    assert same(one(dataset(encapsulated([stream]), uid.HTJ2K, BitsAllocated=8)), GREY8)
+    starts = [at for at in range(len(stream)) if stream.startswith(b"\xff\x90\0\x0a", at)]
+    assert len(starts) == 9
+    gap = {"last": slice(starts[-1], -2), "first": slice(starts[0], starts[1]), "all": slice(starts[0], -2)}[missing]
+    cut = stream[: gap.start] + stream[gap.stop :]
+    assert alone(dataset(encapsulated([cut]), uid.HTJ2K, BitsAllocated=8)).reason is Reason.TRUNCATED
 
 
 RLE_WRONG = {

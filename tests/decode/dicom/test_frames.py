@@ -278,7 +278,7 @@ def test_what_nobody_foresees_is_a_failure_and_lost_storage_and_memory_pass(dico
     monkeypatch.setattr(whole, "frames", fails(RecursionError("Planted^Name")))
     failure = dicom.failure(data)
     assert (failure.reason, failure.detail) == (Reason.DAMAGED_HEADER, "DICOM: RecursionError")
-    for error in (MemoryError(), SourceLost()):
+    for error in (MemoryError(), SourceLost(OSError())):
         monkeypatch.setattr(whole, "frames", fails(error))
         with pytest.raises(type(error)):
             dicom.decoded(data)
