@@ -17,7 +17,10 @@ from mri_ray.errors import TooManyQuarantined
 from mri_ray.records import SCHEMA_VERSION
 
 NAME = "run.json"
-LIBRARIES = ("ray", "torch", "torchvision", "pyarrow", "pillow", "opencv-python-headless", "numpy")
+LIBRARIES = (
+    *("ray", "torch", "torchvision", "pyarrow", "pillow", "opencv-python-headless", "numpy"),
+    *("pydicom", "imagecodecs", "nibabel"),
+)
 
 
 class Record:
