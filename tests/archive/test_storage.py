@@ -700,3 +700,41 @@ class TestFaultsWhileReading:
         root = ranged(lambda part, number: "whole" if number > 1 else None)
         with root.open("x") as source, pytest.raises(OSError, match="does not give parts of objects"):
             source.seek(BLOCK_BYTES) and source.read(1)
+
+
+class TestBatches:
+    schema = pa.schema([pa.field("number", pa.int64()), pa.field("data", pa.binary())])
+
+    def batches(self, count: int) -> list[pa.RecordBatch]:
+        return [
+            pa.RecordBatch.from_pydict({"number": [i], "data": [bytes([i % 251]) * 1000]}, schema=self.schema)
+            for i in range(count)
+        ]
+
+    def test_a_table_written_in_batches_is_read_whole_and_in_batches(self, root: Location) -> None:
+        assert root.write_batches("t.parquet", self.schema, iter(self.batches(50)), row_group_size=1)
+        whole = root.read_table("t.parquet")
+        assert whole.equals(pa.Table.from_batches(self.batches(50)))
+        parts = list(root.read_batches("t.parquet", 7))
+        assert [part.num_rows for part in parts] == [7] * 7 + [1]
+        assert pa.Table.from_batches(parts).equals(whole)
+
+    def test_only_if_absent(self, root: Location) -> None:
+        assert root.write_batches("t.parquet", self.schema, iter(self.batches(1)), if_absent=True)
+        assert not root.write_batches("t.parquet", self.schema, iter(self.batches(2)), if_absent=True)
+        assert root.read_table("t.parquet").num_rows == 1
+        assert root.write_batches("t.parquet", self.schema, iter(self.batches(2)))
+        assert root.read_table("t.parquet").num_rows == 2
+
+    def test_what_fails_midway_leaves_nothing(self, root: Location) -> None:
+        def broken() -> Iterator[pa.RecordBatch]:
+            yield from self.batches(3)
+            raise RuntimeError("the source broke")
+
+        with pytest.raises(RuntimeError, match="the source broke"):
+            root.write_batches("t.parquet", self.schema, broken())
+        assert root.keys() == []
+
+    def test_without_batches_there_is_an_empty_table(self, root: Location) -> None:
+        root.write_batches("t.parquet", self.schema, iter(()))
+        assert root.read_table("t.parquet").num_rows == 0

@@ -1,0 +1,147 @@
+"""From objects to prepared rows: packs, large objects, what is lost on the way, and what stands for paths."""
+
+import io
+import zipfile
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from mri_ray.archive.identity import object_id, row_id
+from mri_ray.archive.pseudonym import SITE_KEY, Identifiers
+from mri_ray.archive.storage import Location
+from mri_ray.decode.settings import DecodeConfig
+from mri_ray.errors import Reason
+from mri_ray.prepare import objects
+from mri_ray.prepare.settings import PrepareConfig
+from mri_ray.records import MANIFEST, Slice, State, prepared_schema
+
+PREPARE = PrepareConfig(size=32)
+
+
+def png(seed: int) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (40, 40), np.uint8)).save(out, "PNG")
+    return out.getvalue()
+
+
+def zipped(**members: bytes) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as pack:
+        for name, data in members.items():
+            pack.writestr(name, data)
+    return out.getvalue()
+
+
+def manifest(archive: Location) -> pa.Table:
+    listed = pa.Table.from_batches(archive.list()).to_pylist()
+    entries = [entry | {"object_id": object_id(entry["key"]), "version_id": entry["key"]} for entry in listed]
+    return pa.Table.from_pylist(entries, schema=MANIFEST)
+
+
+def prepared(archive: Location, listed: pa.Table | None = None, identifiers: Identifiers | None = None):
+    found = manifest(archive) if listed is None else listed
+    return list(objects.rows(found, archive, DecodeConfig(), PREPARE, identifiers or Identifiers()))
+
+
+def test_members_of_a_pack_are_objects_of_their_own(root):
+    root.write("a.png", png(0))
+    root.write("b.zip", zipped(one=png(1), two=b"no picture", three=png(2)))
+    rows = prepared(root)
+    assert [row.path for row in rows] == ["a.png", "b.zip!/one", "b.zip!/two", "b.zip!/three"]
+    for row in rows:
+        columns = row.columns
+        assert columns["uri"] == root.uri_of(row.path)
+        assert columns["object_id"] == object_id(row.path)
+        assert columns["row_id"] == row_id(object_id(row.path), frame=columns["frame"])
+        assert columns["version_id"] == row.path.partition("!/")[0]
+        assert columns["member"] == (row.path.partition("!/")[2] or None)
+    assert [row.columns["reason"] for row in rows] == [None, None, Reason.NOT_IMAGE.value, None]
+    assert [row.pixels is None for row in rows] == [False, False, True, False]
+
+
+def test_a_large_object_is_read_in_ranges_to_the_same_rows(root, monkeypatch):
+    root.write("a.png", png(0))
+    root.write("b.zip", zipped(one=png(1), two=png(2)))
+    whole = prepared(root)
+    monkeypatch.setattr(objects, "_STREAMED_BYTES", 10)
+    monkeypatch.setattr(Location, "read_many", lambda *_: iter(()))  # nothing may be fetched whole
+    ranged = prepared(root)
+    assert [row.columns for row in ranged] == [row.columns for row in whole]
+    assert all(np.array_equal(one.pixels, other.pixels) for one, other in zip(ranged, whole, strict=True))
+
+
+@pytest.mark.parametrize("streamed", [0, 2**30])
+def test_what_changed_or_went_since_the_listing_is_told_and_the_others_pass(root, streamed, monkeypatch):
+    monkeypatch.setattr(objects, "_STREAMED_BYTES", streamed)
+    for number in range(4):
+        root.write(f"{number}.png", png(number))
+    listed = manifest(root)
+    root.write("1.png", png(1) + b"more")
+    root.delete("2.png")
+    rows = prepared(root, listed)
+    reasons = [row.columns["reason"] for row in rows]
+    assert reasons == [None, Reason.STORAGE_CHANGED.value, Reason.STORAGE_MISSING.value, None]
+
+
+def test_without_paths_ids_say_nothing_and_lead_back_by_the_path(root, monkeypatch):
+    monkeypatch.setenv(SITE_KEY, "a key of this site, long enough")
+    root.write("Doe^John.zip", zipped(one=png(1)))
+    (row,) = prepared(root, identifiers=Identifiers(uris="pseudonym"))
+    assert row.path == "Doe^John.zip!/one"
+    assert row.columns["object_id"] != object_id(row.path)
+    assert row.columns["uri"] == f"object:{row.columns['object_id']}"
+    assert row.columns["member"] == row.columns["object_id"]
+    assert "Doe" not in repr(row.columns | {"version_id": None})  # this one the manifest makes
+
+
+def test_rows_come_back_from_batches_as_they_were(root):
+    root.write("a.png", png(0))
+    root.write("b", b"nothing")
+    rows = prepared(root)
+    batches = list(objects.to_batches(rows, PREPARE.size))
+    assert pa.Table.from_batches(batches).schema.equals(prepared_schema(PREPARE.size))
+    again = list(objects.from_batches(batches, PREPARE.size))
+    for one, other in zip(rows, again, strict=True):
+        assert {name: one.columns[name] for name in ("row_id", "uri", "reason", "flags")} == {
+            name: other.columns[name] for name in ("row_id", "uri", "reason", "flags")
+        }
+        assert (one.pixels is None) == (other.pixels is None)
+        assert one.pixels is None or np.array_equal(one.pixels, other.pixels)
+
+
+def test_a_slice_is_prepared_again_for_the_report(root):
+    root.write("a.png", png(0))
+    root.write("b.zip", zipped(one=png(1), two=png(2)))
+    for row in prepared(root):
+        packed = row.columns["member"] is not None
+        again = objects.again(root, row.path, packed, row.columns["frame"], DecodeConfig(), PREPARE)
+        assert np.array_equal(again, row.pixels)
+    assert objects.again(root, "gone.png", False, 0, DecodeConfig(), PREPARE) is None
+
+
+def test_every_object_has_one_state():
+    rows = pa.table(
+        {
+            "object_id": ["a", "a", "b", "c", "c", "d", "d"],
+            "reason": [
+                *(None, Reason.DAMAGED.value),
+                Reason.DAMAGED.value,
+                *(Reason.SKIPPED_SIDECAR.value, Reason.SKIPPED_MODALITY.value),
+                *(Reason.SKIPPED_SIDECAR.value, Reason.DAMAGED.value),
+            ],
+        }
+    )
+    expected = [State.SCORED] * 2 + [State.QUARANTINED] + [State.SKIPPED] * 2 + [State.QUARANTINED] * 2
+    assert objects.states(rows).to_pylist() == expected
+
+
+def test_the_digest_of_pixels_tells_depth_and_shape():
+    pixels = np.arange(36, dtype=np.float32).reshape(6, 6)
+    digests = {
+        objects.pixel_digest(Slice(pixels=picture, bits=bits))
+        for picture in (pixels, pixels.reshape(4, 9), pixels.T)
+        for bits in (8, 12)
+    }
+    assert len(digests) == 6
