@@ -33,14 +33,19 @@ def object_id(key: str, secret: bytes = b"") -> str:
     return digest("object", key, key=secret)
 
 
+def member_id(key: str, member: str, secret: bytes = b"") -> str:
+    """Names an object in a pack by the pack's key and its path in it."""
+    return digest("member", key, member, key=secret)
+
+
 def version_id(key: str, size: int, etag: str, secret: bytes = b"") -> str:
     """Names one state of an object: another size or etag is another version."""
     return digest("version", key, str(size), etag, key=secret)
 
 
-def row_id(object_id: str, member: str | None = None, frame: int | None = None) -> str:
-    """Names a slice: the object, the pack's member, the frame; None where there is none."""
-    return digest("row", object_id, *_optional(member), *_optional(None if frame is None else str(frame)))
+def row_id(object_id: str, frame: int | None = None) -> str:
+    """Names a slice: the object, and its frame; None where there is none."""
+    return digest("row", object_id, *_optional(None if frame is None else str(frame)))
 
 
 def digest_json(value: Any) -> str:

@@ -10,6 +10,8 @@ from mri_ray.archive.manifest import Manifest, Shard
 from mri_ray.archive.storage import Location
 from mri_ray.errors import Reason
 
+_TRANSIENT = pa.array([reason.value for reason in Reason if reason.transient])
+
 
 def name(shard: Shard) -> str:
     """The name of a shard's output below its generation; it is there whole or not at all."""
@@ -26,7 +28,8 @@ def live(manifest: Manifest, outputs: Location, columns: list[str], shards: Sequ
     """Rows of all live objects (of `shards`; None: of all), with the place of each.
 
     part: the shard's number; place: the row's, in its file; int32 both.
-    Where a version was tried again, the newest shard's rows stand. `columns` must hold version_id.
+    Where a version was tried again, the rows of the try stand that lost nothing to the storage, else of the one that
+    got furthest; of equals, the newest. `columns` must hold version_id and reason.
     """
     gone = manifest.gone()
     pieces = []
@@ -37,8 +40,18 @@ def live(manifest: Manifest, outputs: Location, columns: list[str], shards: Sequ
         table = table.append_column("place", pa.array(np.arange(count), pa.int32()))
         pieces.append(table.filter(pc.invert(pc.is_in(table["version_id"], value_set=gone))))
     every = pa.concat_tables(pieces)  # never empty: a run refuses an archive without objects
-    newest = every.group_by("version_id").aggregate([("part", "max")])
-    current = newest["part_max"].take(pc.index_in(every["version_id"], value_set=newest["version_id"]))
+    tries = pa.table(
+        {
+            "version_id": every["version_id"],
+            "part": every["part"],
+            "lost": pc.is_in(every["reason"], value_set=_TRANSIENT),
+            "rows": pa.array(np.ones(every.num_rows, np.int64)),
+        }
+    )
+    tries = tries.group_by(["version_id", "part"]).aggregate([("lost", "max"), ("rows", "sum")])
+    tries = tries.sort_by([("lost_max", "ascending"), ("rows_sum", "descending"), ("part", "descending")])
+    best = tries.group_by("version_id", use_threads=False).aggregate([("part", "first")])
+    current = best["part_first"].take(pc.index_in(every["version_id"], value_set=best["version_id"]))
     return every.filter(pc.equal(every["part"], current))
 
 
@@ -49,8 +62,7 @@ def to_retry(manifest: Manifest, outputs: Location) -> pa.Array:
     if not finished:
         return pa.array([], pa.string())
     rows = live(manifest, outputs, ["version_id", "reason"], finished)
-    reasons = pa.array([reason.value for reason in Reason if reason.transient])
-    failed = pc.unique(rows["version_id"].filter(pc.is_in(rows["reason"], value_set=reasons)))
+    failed = pc.unique(rows["version_id"].filter(pc.is_in(rows["reason"], value_set=_TRANSIENT)))
     for shard in todo if len(failed) else ():
         failed = failed.filter(pc.invert(pc.is_in(failed, value_set=manifest.read_shard(shard)["version_id"])))
     return failed

@@ -12,6 +12,7 @@ import re
 import unicodedata
 from dataclasses import dataclass, field
 from datetime import date, timedelta
+from functools import lru_cache
 from typing import Any
 
 from mri_ray.errors import ConfigError, IdentifierError
@@ -24,6 +25,12 @@ _HEX = 32  # digits of a pseudonym: 128 bits
 _LEAST_KEY = 16  # bytes; a short key can be found by trying
 _LEAST_NAME, _LEAST_ID = 3, 4  # letters and digits; shorter ones occur in any path
 _YEAR = 365
+_SET_IT = f"set {SITE_KEY} (or {SITE_KEY_FILE}) on every node"
+_HEADERS_NEED = (
+    "identifiers: headers of this archive name patients or studies, and pseudonyms for them need a site key: "
+    f"{_SET_IT}, or give identifiers=drop to leave them out; no identifier was written"
+)
+_PATHS_NEED = f"uris: pseudonyms for paths need a site key: {_SET_IT}, or give uris=keep"
 ISSUER = "^^^"  # between a patient's id and who issued it
 
 
@@ -47,24 +54,21 @@ class Identifiers:
     @property
     def names(self) -> tuple[str, str, str]:
         """What decides how identifiers look in a table: another key or mode is another table."""
-        return self.headers, self.uris, self.fingerprint
+        used = "pseudonym" in (self.headers, self.uris)
+        return self.headers, self.uris, self.fingerprint if used else ""
 
-    def require_key(self) -> bytes:
-        """The site key. Raises IdentifierError when there is none, or another than on the driver."""
+    def require_key(self, why: str = _HEADERS_NEED) -> bytes:
+        """The site key. Raises IdentifierError when there is none (saying why), or another than on the driver."""
         key = site_key()
         if key is None:
-            raise IdentifierError(
-                "identifiers: headers of this archive name patients or studies, and pseudonyms for them need a site "
-                f"key: set {SITE_KEY} (or {SITE_KEY_FILE}) on every node, or give identifiers=drop to leave them out; "
-                "no identifier was written"
-            )
+            raise IdentifierError(why)
         if _fingerprint(key) != self.fingerprint:
             raise IdentifierError(f"identifiers: {SITE_KEY} must be the same on every node, got another on this one")
         return key
 
     def id_key(self) -> bytes:
         """What object ids are keyed with: nothing while paths are kept, since they could be looked up there."""
-        return b"" if self.uris == "keep" else hashlib.sha256(b"ids" + self.require_key()).digest()
+        return b"" if self.uris == "keep" else hashlib.sha256(b"ids" + self.require_key(_PATHS_NEED)).digest()
 
     def key_of(self, kind: str, value: str | None) -> str | None:
         """What stands for an identifier. kind: patient, study, series or instance."""
@@ -74,7 +78,10 @@ class Identifiers:
 
     def columns(self, header: Header) -> dict[str, Any]:
         """The header's columns of prepared rows and results."""
-        return {
+        told = {name: getattr(header, name) for name in ("modality", "manufacturer", "sequence", "body_part")}
+        if self.headers != "keep":  # these are free text, and people write anything anywhere
+            told = {name: None if names_patient(text or "", header) else text for name, text in told.items()}
+        return told | {
             "patient_key": self.key_of("patient", header.patient),
             "study_key": self.key_of("study", header.study_uid),
             "series_key": self.key_of("series", header.series_uid),
@@ -84,11 +91,7 @@ class Identifiers:
             "normal": header.normal,
             "spacing_mm": header.spacing_mm,
             "acquired": self._date(header),
-            "modality": header.modality,
-            "manufacturer": header.manufacturer,
             "field_strength_t": header.field_strength_t,
-            "sequence": header.sequence,
-            "body_part": header.body_part,
         }
 
     def _date(self, header: Header) -> date | None:
@@ -108,17 +111,23 @@ def site_key() -> bytes | None:
     """The key of this process's environment. Raises ConfigError when it is too short or cannot be read."""
     text, path = os.environ.get(SITE_KEY), os.environ.get(SITE_KEY_FILE)
     if not text and path:
-        try:
-            with open(path, encoding="utf-8") as file:
-                text = file.read()
-        except (OSError, UnicodeDecodeError) as exc:
-            raise ConfigError(f"{SITE_KEY_FILE}: must name a readable file, got {type(exc).__name__}") from exc
+        text = _read_key(path)
     if not text:
         return None
     key = text.strip().encode()
     if len(key) < _LEAST_KEY:
         raise ConfigError(f"{SITE_KEY}: must have at least {_LEAST_KEY} characters, got {len(key)}")
     return key
+
+
+@lru_cache(maxsize=4)
+def _read_key(path: str) -> str:
+    """Once a process: a key that changed meanwhile would give one patient two pseudonyms."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"{SITE_KEY_FILE}: must name a readable file, got {type(exc).__name__}") from exc
 
 
 def pseudonym(key: bytes, kind: str, value: str) -> str:

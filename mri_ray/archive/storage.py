@@ -171,11 +171,14 @@ class Location:
         if_absent: bool = False,
         row_group_size: int | None = None,
     ) -> bool:
-        """A table of any size as one Parquet object, as `write_table`; it is gathered on disk, not in memory."""
+        """A table of any size as one Parquet object, as `write_table`; it is gathered on disk, not in memory.
+
+        All row groups but the last hold row_group_size rows, however many the batches have.
+        """
         with tempfile.TemporaryDirectory(prefix="mri_ray-") as folder:
             path = os.path.join(folder, "table.parquet")
             with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-                for batch in batches:
+                for batch in batches if row_group_size is None else _regrouped(batches, row_group_size):
                     writer.write_batch(batch, row_group_size)
             return self._store.write_file(key, path, if_absent=if_absent)
 
@@ -191,6 +194,21 @@ class Location:
             bucket, _, prefix = self.uri.removeprefix("s3://").partition("/")
             return S3Store(bucket, prefix, self.config)
         return LocalStore(self.uri.removeprefix("file://"))
+
+
+def _regrouped(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:
+    """The same rows in batches of so many, the last of fewer."""
+    held: list[pa.RecordBatch] = []
+    count = 0
+    for batch in batches:
+        held.append(batch)
+        count += batch.num_rows
+        while count >= rows:
+            table = pa.Table.from_batches(held).combine_chunks()
+            yield from table.slice(0, rows).to_batches()
+            held, count = table.slice(rows).to_batches(), count - rows
+    if count:
+        yield from pa.Table.from_batches(held).combine_chunks().to_batches()
 
 
 def _attempt(store: LocalStore | S3Store, key: str) -> bytes | OSError:

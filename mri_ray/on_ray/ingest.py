@@ -1,6 +1,6 @@
 """An archive -> manifest -> prepared rows on storage, decoded once for all that share a preparation."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -14,12 +14,15 @@ from mri_ray.archive.storage import Location
 from mri_ray.decode.settings import DecodeConfig
 from mri_ray.learn.plan import CHUNK_ROWS
 from mri_ray.on_ray import shards
+from mri_ray.on_ray.rescue import Facts
 from mri_ray.prepare.objects import BATCH_ROWS, Row, from_batches, holds_identifiers, rows, states, to_batches
+from mri_ray.prepare.objects import crashed as crashed_rows
 from mri_ray.prepare.settings import PrepareConfig
 from mri_ray.records import LISTING, State, prepared_schema
 
 _PROBED_PAGES, _PROBED = 20, 64  # of the listing, and objects from them, looked at before anything is written
-_LINKS = pa.schema([pa.field("object_id", pa.string()), pa.field("path", pa.string())])
+# What leads from an object's id back to its path below the archive's root.
+LINKS = pa.schema([pa.field("object_id", pa.string()), pa.field("path", pa.string())])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,14 +37,27 @@ class FromArchive:
     links: Location | None
 
     def __call__(self, shard: Shard) -> Iterator[Row]:
+        return self._linked(self._rows(self.manifest.read_shard(shard)), outputs.name(shard))
+
+    def part(self, shard: Shard, start: int, stop: int, *, crashed: bool = False) -> Iterator[Row]:
+        """Rows of some of the shard's objects; crashed: of those that end whatever process looks at them."""
+        objects = self.manifest.read_shard(shard).slice(start, stop - start)
+        return self._linked(self._rows(objects, crashed=crashed), f"{shard.digest}-{start}.parquet")
+
+    def _rows(self, objects: pa.Table, *, crashed: bool = False) -> Iterator[Row]:
+        if crashed:
+            return crashed_rows(objects, self.archive, self.prepare, self.identifiers)
+        return rows(objects, self.archive, self.decode, self.prepare, self.identifiers)
+
+    def _linked(self, found: Iterator[Row], name: str) -> Iterator[Row]:
         paths: dict[str, str] = {}
-        for row in rows(self.manifest.read_shard(shard), self.archive, self.decode, self.prepare, self.identifiers):
+        for row in found:
             if self.links is not None:
                 paths[row.columns["object_id"]] = row.path
             yield row
-        if self.links is not None:  # before the shard's own file, which tells that the shard is done
-            table = pa.table([list(paths), list(paths.values())], schema=_LINKS)
-            self.links.write_table(outputs.name(shard), table, if_absent=True)
+        if self.links is not None and paths:  # before the shard's own file, which tells that the shard is done
+            # In place of what an earlier try has left, which may have read less of a pack.
+            self.links.write_table(name, pa.table([list(paths), list(paths.values())], schema=LINKS))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +70,11 @@ class FromPrepared:
     def __call__(self, shard: Shard) -> Iterator[Row]:
         return from_batches(self.prepared.read_batches(outputs.name(shard), BATCH_ROWS), self.size)
 
+    def part(self, shard: Shard, start: int, stop: int, *, crashed: bool = False) -> Iterator[Row]:
+        """Nothing is decoded here, so no object can be to blame for a worker's death: one part is the whole shard."""
+        assert not crashed, "a worker that only computes died again and again"
+        return self(shard) if start == 0 else iter(())
+
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareShard:
@@ -62,18 +83,27 @@ class PrepareShard:
     source: FromArchive
     prepared: Location
 
-    def __call__(self, shard: Shard) -> shards.Facts:
+    def __call__(self, shard: Shard) -> Facts:
+        return self._write(shard, to_batches(self.source(shard), self.source.prepare.size))
+
+    def part(self, shard: Shard, start: int, stop: int, *, crashed: bool) -> pa.Table:
+        found = self.source.part(shard, start, stop, crashed=crashed)
         size = self.source.prepare.size
+        return pa.Table.from_batches(to_batches(found, size), prepared_schema(size))
+
+    def gather(self, shard: Shard, parts: Sequence[pa.Table]) -> Facts:
+        return self._write(shard, (batch for part in parts for batch in part.to_batches()))
+
+    def _write(self, shard: Shard, batches: Iterable[pa.RecordBatch]) -> Facts:
         seen: list[pa.RecordBatch] = []
 
         def watched() -> Iterator[pa.RecordBatch]:
-            for batch in to_batches(self.source(shard), size):
+            for batch in batches:
                 seen.append(batch.select(["object_id", "reason"]))
                 yield batch
 
-        self.prepared.write_batches(
-            outputs.name(shard), prepared_schema(size), watched(), if_absent=True, row_group_size=CHUNK_ROWS
-        )
+        schema, name = prepared_schema(self.source.prepare.size), outputs.name(shard)
+        self.prepared.write_batches(name, schema, watched(), if_absent=True, row_group_size=CHUNK_ROWS)
         table = pa.Table.from_batches(seen)
         ended = dict(zip(table["object_id"].to_pylist(), states(table).to_pylist(), strict=True))
         bad = sum(state == State.QUARANTINED for state in ended.values())

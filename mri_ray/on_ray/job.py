@@ -2,7 +2,9 @@
 
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,18 +18,20 @@ from mri_ray.archive.pseudonym import Identifiers, pseudonym, site_key
 from mri_ray.archive.storage import Location
 from mri_ray.cohort.columns import flagged
 from mri_ray.cohort.labels import Matched, bring, labels_from_file, labels_from_folders, match
-from mri_ray.errors import ArchiveNotFound
+from mri_ray.errors import ArchiveError, ArchiveNotFound
 from mri_ray.learn.bundle import Bundle
 from mri_ray.on_ray import ingest, studies
 from mri_ray.on_ray.settings import ArchiveRun, LabelledRun
 from mri_ray.predict.snapshot import Snapshot
 from mri_ray.predict.studies import StudyRule
-from mri_ray.prepare.objects import again
+from mri_ray.prepare.objects import Place, again
 from mri_ray.prepare.settings import PrepareConfig
 from mri_ray.records import Flag
 from mri_ray.report import answers, examples
 from mri_ray.report.facts import Answers, Facts
 from mri_ray.report.record import Record, versions
+
+_SHOWN_BYTES = 2**30  # of a pack that is read once more for pictures
 
 log = logging.getLogger(__name__)
 
@@ -59,16 +63,19 @@ class Job:
             if ingest.probe(self.archive, self._shared.decode):
                 self.identifiers.require_key()
         log.info("listing %s", self.archive.uri)
-        place = (self.linkage or root) / "manifest" / digest("manifest", self.archive.uri)
-        manifest, cut = Manifest(place, secret=self.identifiers.id_key()), self._shared.shards
-        update = manifest.update(self.archive.list(), shard_objects=cut.objects, shard_bytes=cut.megabytes * 2**20)
+        # Below a linkage ids follow from the site key: another key is another manifest.
+        name = digest("manifest", self.archive.uri, self.identifiers.fingerprint if self.linkage else "")
+        manifest = Manifest((self.linkage or root) / "manifest" / name, secret=self.identifiers.id_key())
+        cut = {"shard_objects": self._shared.shards.objects, "shard_bytes": self._shared.shards.megabytes * 2**20}
+        with self._untold():
+            update = manifest.update(self.archive.list(), **cut)
         log.info(
             "listed %s objects: %s new or changed, %s known, %s gone",
             *(f"{number:,}" for number in (update.new + update.known, update.new, update.known, update.gone)),
         )
         if not update.new + update.known:
             raise ArchiveNotFound(f"archive: must hold at least one object, got none below {self.archive.uri}")
-        manifest.add_retry(outputs.to_retry(manifest.pinned(), finished), after=update.listing)
+        manifest.add_retry(outputs.to_retry(manifest.pinned(), finished), after=update.listing, **cut)
         self.record.note(this_run={"new": update.new, "known": update.known, "gone": update.gone})
         self.manifest = manifest.pinned()  # what another run adds from now on is that run's affair
         return self.manifest
@@ -90,13 +97,46 @@ class Job:
         """The rows' paths below the archive's root, from their URIs, or from the linkage where those are not kept."""
         if self._links is None:
             return pc.utf8_slice_codeunits(rows["uri"], start=len(self.archive.uri) + 1)
-        tables = [self._links.read_table(outputs.name(shard)) for shard in self.manifest.shards()]
-        known = pa.concat_tables(tables)
-        return known["path"].take(pc.index_in(rows["object_id"], value_set=known["object_id"]))
+        place = pc.index_in(rows["object_id"], value_set=self._known["object_id"])
+        if place.null_count:
+            raise ArchiveError(
+                "linkage: must be the one these rows were made with, but it does not lead back to "
+                f"{place.null_count:,} of {len(place):,} slices; give that one, or another output (and cache)"
+            )
+        return self._known["path"].take(place)
+
+    @cached_property
+    def _known(self) -> pa.Table:
+        """What leads back to the paths of all shards; asked for when these are done."""
+        assert self._links is not None, "paths are kept"
+        wanted = {shard.digest for shard in self.manifest.shards()}
+        # A shard that had to be rescued has left several files, whose names go on behind its own.
+        names = [name for name in self._links.keys() if name[:32] in wanted]  # noqa: SIM118
+        return pa.concat_tables([ingest.LINKS.empty_table(), *(self._links.read_table(name) for name in names)])
+
+    @contextmanager
+    def _untold(self) -> Iterator[None]:
+        """What goes wrong with an archive whose paths hold names must not tell them."""
+        try:
+            yield
+        except ArchiveError as exc:
+            if self._shared.uris == "keep":
+                raise
+            raise type(exc)(
+                f"archive: listing it failed ({type(exc).__name__}), below {self.archive.uri}; where is not told, as "
+                "paths may hold names: list it with uris=keep, where names may be seen, to find out"
+            ) from None
 
     def warn(self, warning: str) -> None:
         log.warning(warning)
         self.record.values["warnings"].append(warning)
+
+    def warn_of_paths(self, found: Snapshot) -> None:
+        if found.named_paths and self._shared.uris == "keep":
+            self.warn(
+                f"{found.named_paths:,} paths repeat a name or id of their headers, and paths are kept; uris=pseudonym "
+                "leaves them out"
+            )
 
 
 class LabelledJob(Job):
@@ -140,11 +180,7 @@ class LabelledJob(Job):
         chosen: dict[str, np.ndarray],
     ) -> dict[str, Any]:
         """The fields of `report.facts.Facts`; chosen: the example pictures, as positions into the results."""
-        if named := int(flagged(results["flags"], [Flag.NAMED_PATH]).sum()):
-            self.warn(
-                f"the paths of {named:,} slices repeat a name or id of their headers, and paths are kept; "
-                "uris=pseudonym leaves them out"
-            )
+        self.warn_of_paths(found)
         levels, figures = self._levels(bundle, found, results, matched, labelled)
         return {
             "run_id": self.record.run_id,
@@ -160,7 +196,7 @@ class LabelledJob(Job):
             | {f"series with {flag}": number for flag, number in levels.series_flags.items()},
             "threshold": bundle.threshold,
             "bundle_digest": bundle.digest,
-            "examples": examples.shown(chosen, labelled, results, self._picture(bundle, results)),
+            "examples": examples.shown(chosen, labelled, results, self._pictures(bundle, results, chosen)),
             "warnings": self.record.values["warnings"],
             "timings_s": self.record.timings_s,
             "versions": versions(),
@@ -217,14 +253,33 @@ class LabelledJob(Job):
         distinct = {value: pseudonym(self._secret, kind, value) for value in set(values)}
         return pa.array([distinct[value] for value in values], pa.string())
 
-    def _picture(self, bundle: Bundle, results: pa.Table) -> Callable[[int], np.ndarray | None]:
-        paths = self.paths(results)
+    def showable(self, results: pa.Table) -> np.ndarray:
+        """Which slices a report may show, bool (N,): writing in the picture may be a name."""
+        if self._settings.identifiers == "keep":
+            return np.ones(results.num_rows, bool)
+        return ~flagged(results["flags"], [Flag.BURNED_IN, Flag.SECONDARY])
 
-        def picture(row: int) -> np.ndarray | None:
-            where, packed, frame = (column[row].as_py() for column in (paths, results["member"], results["frame"]))
-            return again(self.archive, where, packed is not None, frame, self._settings.decode, bundle.prepare)
-
-        return picture
+    def _pictures(self, bundle: Bundle, results: pa.Table, chosen: dict[str, np.ndarray]) -> dict[int, np.ndarray]:
+        """The chosen slices prepared again, by their row; a pack is read once, and none above _SHOWN_BYTES."""
+        rows = sorted({int(i) for positions in chosen.values() for i in positions})
+        some = results.take(pa.array(rows, pa.int64()))
+        paths, members = self.paths(some).to_pylist(), some["member"].to_pylist()
+        wanted: dict[str, dict[Place, int]] = {}
+        for row, path, member, frame, size in zip(
+            rows, paths, members, some["frame"].to_pylist(), some["size"].to_pylist(), strict=True
+        ):
+            if member is None:
+                wanted.setdefault(path, {})[None, frame] = row
+            elif size <= _SHOWN_BYTES:
+                # With paths kept the member is known; else the first mark parts it from the pack, as folders rarely
+                # end in one.
+                key = path.removesuffix(f"!/{member}") if self.linkage is None else path.partition("!/")[0]
+                wanted.setdefault(key, {})[path.removeprefix(f"{key}!/"), frame] = row
+        found: dict[int, np.ndarray] = {}
+        for key, places in wanted.items():
+            pictures = again(self.archive, key, places.keys(), self._settings.decode, bundle.prepare)
+            found |= {places[place]: picture for place, picture in pictures.items()}
+        return found
 
     def publish(self, page: str, bundle: Bundle, place: Location, facts: Facts) -> None:
         """Write report.html and, last of all, run.json. place: where the bundle lies."""

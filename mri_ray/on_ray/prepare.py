@@ -23,6 +23,7 @@ def run(settings: PrepareRun) -> Record:
             done = ingest.prepare_all(job.source(settings.prepare, place), place, workers=settings.shards.workers)
     with record.stage("ledger"):
         found = snapshot.build(manifest, place, job.output / "snapshots", LEDGER)
+    job.warn_of_paths(found)
     record.values["this_run"]["objects"] = done
     record.note(
         counts=found.counts,

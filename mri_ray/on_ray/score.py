@@ -72,13 +72,15 @@ class _Scoring(LabelledJob):
         seen = sides.of_pictures(results["pixel_digest"], self.place)
         if self.has_labels_file and matched.unlabelled:
             self.warn(f"{matched.unlabelled:,} of {len(seen):,} slices have no label and are in no figure")
+        if matched.weak:
+            self.warn(f"{matched.weak:,} slices are called tumor by a label of their whole study, series or volume")
         if trained := int(np.isin(seen, ["train", "validation"]).sum()):
             self.warn(
                 f"{trained:,} of {len(seen):,} slices were used to train or choose this bundle; figures of the sides "
                 "train and validation are no evidence"
             )
         labelled = answers.answers(results, label=matched.label, side=seen)
-        chosen = examples.choose(labelled, self.bundle.threshold)
+        chosen = examples.choose(labelled, self.bundle.threshold, usable=self.showable(results))
         return ScoringFacts(
             **self.facts(self.bundle, found, results, matched, labelled, chosen),
             this_run=self.record.values["this_run"],

@@ -1,8 +1,10 @@
 """Scoring shards with a bundle in parallel, then the snapshot: for whole archives and for a training's evaluation."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+
+import pyarrow as pa
 
 from mri_ray.archive import outputs
 from mri_ray.archive.identity import digest, digest_json
@@ -12,6 +14,8 @@ from mri_ray.archive.storage import Location
 from mri_ray.decode.settings import DecodeConfig
 from mri_ray.learn import bundle as bundles
 from mri_ray.on_ray import shards
+from mri_ray.on_ray.ingest import FromArchive, FromPrepared
+from mri_ray.on_ray.rescue import Facts
 from mri_ray.predict import shard as scoring
 from mri_ray.predict.predictor import Predictor
 from mri_ray.prepare.objects import Row
@@ -23,7 +27,7 @@ log = logging.getLogger(__name__)
 class Task:
     """Which rows are scored, by which bundle, how, and where the tables go."""
 
-    source: Callable[[Shard], Iterator[Row]]
+    source: FromArchive | FromPrepared
     bundle: Location
     results: Location
     run_id: str
@@ -40,8 +44,19 @@ class ScoreShard:
             bundles.load(task.bundle), precision=task.precision, micro_batch=task.micro_batch, threads=1
         )
 
-    def __call__(self, shard: Shard) -> shards.Facts:
-        table = scoring.score(self._task.source(shard), self._predictor, run_id=self._task.run_id)
+    def __call__(self, shard: Shard) -> Facts:
+        return self._write(shard, self._score(self._task.source(shard)))
+
+    def part(self, shard: Shard, start: int, stop: int, *, crashed: bool) -> pa.Table:
+        return self._score(self._task.source.part(shard, start, stop, crashed=crashed))
+
+    def gather(self, shard: Shard, parts: Sequence[pa.Table]) -> Facts:
+        return self._write(shard, pa.concat_tables(parts))
+
+    def _score(self, rows: Iterator[Row]) -> pa.Table:
+        return scoring.score(rows, self._predictor, run_id=self._task.run_id)
+
+    def _write(self, shard: Shard, table: pa.Table) -> Facts:
         self._task.results.write_table(outputs.name(shard), table, if_absent=True)
         return {"listed": shard.objects, **scoring.tally(table)}
 
@@ -59,7 +74,7 @@ def generation(
     return results / digest("generation", archive.uri, bundle_digest, *ways)
 
 
-def score_all(task: Task, manifest: Manifest, *, workers: int | None) -> shards.Facts:
+def score_all(task: Task, manifest: Manifest, *, workers: int | None) -> Facts:
     """Score the shards that have no table yet; returns what this run did."""
     todo = outputs.missing(manifest, task.results)
     total = sum(shard.objects for shard in todo)
@@ -73,5 +88,5 @@ def score_all(task: Task, manifest: Manifest, *, workers: int | None) -> shards.
         "quarantined": sum(fact.get("quarantined", 0) for fact in facts),
         "shards": len(facts),
         "shards_there": there,
-        "peak_mb": max((fact["peak_mb"] for fact in facts), default=0),
+        "peak_mb": max((fact.get("peak_mb", 0) for fact in facts), default=0),
     }

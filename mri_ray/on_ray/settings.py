@@ -85,23 +85,26 @@ class ArchiveRun:
     ray: ClusterSettings = field(default_factory=ClusterSettings)
 
     def __post_init__(self) -> None:
-        output, archive = (Location.of(uri, self.storage).uri for uri in (self.output, self.archive))
-        if f"{output}/".startswith(f"{archive}/"):
-            raise ConfigError(f"output: must not lie in the archive, whose objects it would become, got {self.output}")
+        self._refuse_within("output", "archive", "whose objects it would become")
         if not 0 <= self.max_quarantined_fraction <= 1:
             raise ConfigError(
                 f"max_quarantined_fraction: must lie between 0 and 1, got {self.max_quarantined_fraction}"
             )
-        if self.uris == "keep":
-            if self.linkage is not None:
-                raise ConfigError("linkage: is only used with uris=pseudonym")
-            return
-        if self.linkage is None:
+        if self.uris == "keep" and self.linkage is not None:
+            raise ConfigError("linkage: is only used with uris=pseudonym")
+        if self.uris == "pseudonym" and self.linkage is None:
             raise ConfigError("linkage: is required with uris=pseudonym: where what leads back to the paths is kept")
-        linkage = Location.of(self.linkage, self.storage).uri
-        for name, place in (("output", output), ("archive", archive)):
-            if f"{linkage}/".startswith(f"{place}/"):
-                raise ConfigError(f"linkage: must lie outside the {name}, got {self.linkage}")
+        for name in ("output", "archive"):
+            self._refuse_within("linkage", name, "since it holds what must not be found there")
+
+    def _refuse_within(self, inner: str, outer: str, why: str) -> None:
+        """Raise ConfigError when one place, if it is given, lies in another."""
+        values = (getattr(self, inner), getattr(self, outer))
+        if None in values:
+            return
+        one, other = (f"{Location.of(value, self.storage).uri}/" for value in values)
+        if one.startswith(other):
+            raise ConfigError(f"{inner}: must not lie in the {outer}, {why}, got {values[0]}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +145,8 @@ class TrainRun(LabelledRun):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._refuse_within("cache", "archive", "whose objects it would become")
+        self._refuse_within("linkage", "cache", "since it holds what must not be found there")
         if self.model.input_size != self.prepare.size:
             raise ConfigError(
                 f"model.input_size: must equal prepare.size ({self.prepare.size}), got {self.model.input_size}"

@@ -3,6 +3,7 @@
 import json
 import logging
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,52 +12,84 @@ from typing import Any
 import ray
 import ray.data
 from ray.exceptions import UserCodeException
+from ray.util.annotations import RayDeprecationWarning
 
+from mri_ray import errors
 from mri_ray.archive.manifest import Shard
 from mri_ray.errors import MriRayError
 from mri_ray.on_ray import cluster
+from mri_ray.on_ray.rescue import Facts, Work, discreet, rescue
 
 log = logging.getLogger(__name__)
 
-# Of a shard that ended, plain values; at least `listed` (its objects) and `objects` (these, or the members of packs).
-Facts = dict[str, Any]
-Work = Callable[[Shard], Facts]
+_RETRIES = 2  # of a shard whose worker died: nodes come and go
 
 
 class _Worker:
-    """Adapts a Work to Ray Data; the facts travel as JSON, since their fields differ from shard to shard."""
+    """Adapts a Work to Ray Data; the facts travel as JSON, since their fields differ from shard to shard.
+
+    Errors travel so too: Ray Data is told to go on without the blocks of workers that died, and would go on without
+    those that raised.
+    """
 
     def __init__(self, make: Callable[[], Work]) -> None:
         self._work = make()
 
     def __call__(self, row: dict[str, Any]) -> dict[str, str]:
-        facts = self._work(Shard(**row)) | {"peak_mb": _peak_mb()}
-        return {"facts": json.dumps(facts)}
+        try:
+            with discreet():
+                told: dict[str, Any] = {"facts": self._work(Shard(**row)) | {"peak_mb": _peak_mb()}}
+        except Exception as exc:
+            told = {"error": type(exc).__name__, "text": str(exc)}
+        return {"shard": row["digest"], "told": json.dumps(told)}
 
 
 def run(
     shards: Sequence[Shard], make: Callable[[], Work], *, workers: int | None, use_gpu: bool = False
 ) -> Iterator[Facts]:
-    """The facts of every shard as it ends; `make` builds the work once in each actor (and there loads a model)."""
+    """The facts of every shard as it ends; `make` builds the work once in each actor (and there loads a model).
+
+    Shards whose worker dies again and again are rescued (`rescue`). What the work raises passes through.
+    """
     if not shards:
         return
     gpus = cluster.gpus() if use_gpu else 0
+    ray.data.DataContext.get_current().max_errored_blocks = -1  # they are found by their absence
     rows = ray.data.from_items([asdict(shard) for shard in shards], override_num_blocks=len(shards))
-    done = rows.map(
-        _Worker,  # type: ignore[arg-type]  # Ray's annotation leaves classes out
-        fn_constructor_args=(make,),
-        compute=_pool(len(shards), workers, gpus),
-        num_cpus=None if gpus else 1,
-        num_gpus=1 if gpus else None,
-    )
+    with warnings.catch_warnings():
+        # Without a number of its own Ray Data tries without end. It announces a named parameter for each of these.
+        warnings.simplefilter("ignore", RayDeprecationWarning)
+        done = rows.map(
+            _Worker,  # type: ignore[arg-type]  # Ray's annotation leaves classes out
+            fn_constructor_args=(make,),
+            compute=_pool(len(shards), workers, gpus),
+            num_cpus=None if gpus else 1,
+            num_gpus=1 if gpus else None,
+            max_task_retries=_RETRIES,
+        )
+    lost = {shard.digest: shard for shard in shards}
     try:
         for row in done.iter_rows():
-            yield json.loads(row["facts"])
+            del lost[row["shard"]]
+            yield _facts(json.loads(row["told"]))
+        if lost:
+            log.warning("%s shards were lost with their workers; looking for the objects that did it", len(lost))
+            yield from rescue(list(lost.values()), make, gpus=gpus)
     except (ray.exceptions.RayError, UserCodeException) as exc:
         own = own_error(exc)
         if own is None:
             raise
         raise own from exc
+
+
+def _facts(told: dict[str, Any]) -> Facts:
+    """A shard's facts; raises what its work has raised, our own errors as such."""
+    if "error" not in told:
+        return told["facts"]
+    kind = getattr(errors, told["error"], None)
+    if isinstance(kind, type) and issubclass(kind, MriRayError):
+        raise kind(told["text"])
+    raise RuntimeError(told["text"])
 
 
 def _pool(shards: int, workers: int | None, gpus: int) -> ray.data.ActorPoolStrategy:

@@ -211,7 +211,7 @@ class _Training(LabelledJob):
         side = np.array([*SIDES, ""])[answers.lookup(results["row_id"], row_ids, cohort.side, len(SIDES))]
         labelled = answers.answers(results, label=label, side=side)
         shown = "test" if np.any(cohort.side == TEST) else "validation"
-        chosen = examples.choose(labelled, bundle.threshold, side=shown)
+        chosen = examples.choose(labelled, bundle.threshold, usable=self.showable(results), side=shown)
         return TrainingFacts(
             **self.facts(bundle, found, results, self.labels_of(results), labelled, chosen),
             history=history,

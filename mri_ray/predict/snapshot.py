@@ -15,8 +15,9 @@ from mri_ray.archive import outputs
 from mri_ray.archive.identity import digest
 from mri_ray.archive.manifest import Manifest
 from mri_ray.archive.storage import Location
+from mri_ray.cohort.columns import flagged
 from mri_ray.prepare.objects import joinable, states
-from mri_ray.records import RESULTS, State
+from mri_ray.records import RESULTS, Flag, State
 
 COUNTS = "_counts.json"  # written last; readers of Parquet folders pass over names that begin so
 _KEPT = ["object_id", "version_id", "uri", "member", "reason", "flags", "pixel_digest"]
@@ -24,11 +25,15 @@ _KEPT = ["object_id", "version_id", "uri", "member", "reason", "flags", "pixel_d
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """Where the snapshot lies, and the archive as it is now: objects by state, packs opened, rows by reason."""
+    """Where the snapshot lies, and the archive as it is now: objects by state, packs opened, rows by reason.
+
+    named_paths: rows whose path repeats a name or id of their own header.
+    """
 
     uri: str
     counts: dict[str, int]
     packs: int
+    named_paths: int
     reasons: dict[str, int]
     rows: int
 
@@ -57,7 +62,7 @@ def build(manifest: Manifest, generation: Location, snapshots: Location, schema:
         }
     )
     reasons: dict[str, int] = {}
-    rows = 0
+    rows = named = 0
     for number, shard in enumerate(manifest.shards()):
         there = [name for name in schema.names if name not in ("state", "duplicate_of")]
         table = _publish(generation.read_table(outputs.name(shard), there), number, overlay, schema)
@@ -65,12 +70,13 @@ def build(manifest: Manifest, generation: Location, snapshots: Location, schema:
             continue
         target.write_table(f"part-{number:06d}.parquet", table)
         rows += table.num_rows
+        named += int(flagged(table["flags"], [Flag.NAMED_PATH]).sum())
         for entry in pc.value_counts(table["reason"].drop_null()).to_pylist():
             reasons[entry["values"]] = reasons.get(entry["values"], 0) + entry["counts"]
     counts = {"objects": objects.num_rows} | {state.value: int((ended == state.value).sum()) for state in State}
     assert counts["objects"] == sum(counts[state.value] for state in State), counts
     packs = pc.count_distinct(objects["version_id"].filter(objects["packed"])).as_py()
-    result = Snapshot(uri=target.uri, counts=counts, packs=packs, reasons=reasons, rows=rows)
+    result = Snapshot(uri=target.uri, counts=counts, packs=packs, named_paths=named, reasons=reasons, rows=rows)
     target.write(COUNTS, json.dumps(asdict(result)).encode())
     return result
 

@@ -1,7 +1,7 @@
 """Objects of a shard -> prepared rows: fetch, decode and prepare in one pass, the same for training and scoring."""
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mri_ray.archive.identity import digest, object_id, row_id
+from mri_ray.archive.identity import digest, member_id, row_id
 from mri_ray.archive.pseudonym import Identifiers, identifying, names_patient
 from mri_ray.archive.storage import Location
 from mri_ray.decode.read import lost, read
@@ -22,6 +22,9 @@ from mri_ray.records import Failure, Flag, Slice, State, prepared_schema
 
 _STREAMED_BYTES = 32 * 2**20  # larger objects are read in ranges, as far as their format allows
 BATCH_ROWS = 256
+_PROBED_ITEMS = 32  # packs begin with readmes and directories
+
+Place = tuple[str | None, int | None]  # of a slice in an object: member and frame
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,6 +56,15 @@ def rows(
             items = _streamed(entry, archive, decode)
         for item in items:
             yield _row(entry, archive, item, settings, identifiers)
+
+
+def crashed(objects: pa.Table, archive: Location, settings: PrepareConfig, identifiers: Identifiers) -> Iterator[Row]:
+    """Rows of objects that are not looked at, since doing so ends the process."""
+    for entry in objects.to_pylist():
+        failure = Failure(
+            reason=Reason.CRASHED, where=archive.uri_of(entry["key"]), detail="its worker died with it, again and again"
+        )
+        yield _row(entry, archive, failure, settings, identifiers)
 
 
 def _decoded(body: bytes | OSError, size: int, uri: str, decode: DecodeConfig) -> Iterator[Slice | Failure]:
@@ -87,12 +99,13 @@ def _row(
     path = entry["key"] if item.member is None else f"{entry['key']}!/{item.member}"
     columns = {name: entry[name] for name in ("object_id", "version_id", "size", "etag")}
     if item.member is not None:
-        columns["object_id"] = object_id(path, identifiers.id_key())
-    columns |= {"row_id": row_id(columns["object_id"], frame=item.frame), "frame": item.frame, "member": item.member}
+        columns["object_id"] = member_id(entry["key"], item.member, identifiers.id_key())
+    columns |= {"row_id": row_id(columns["object_id"], item.frame), "frame": item.frame, "member": item.member}
     columns["uri"] = archive.uri_of(path)
     if identifiers.uris == "pseudonym":
         columns["uri"] = f"object:{columns['object_id']}"
         columns["member"] = item.member and columns["object_id"]
+        columns["etag"] = entry["version_id"]  # of a local file it holds the time it was written
     columns |= identifiers.columns(item.header)
     flags: frozenset[Flag] = frozenset()
     if identifying(item.header) and names_patient(path, item.header):
@@ -109,28 +122,34 @@ def _row(
 
 
 def again(
-    archive: Location, path: str, packed: bool, frame: int, decode: DecodeConfig, settings: PrepareConfig
-) -> np.ndarray | None:
-    """One slice that was prepared before, uint8 (1, size, size); None when it cannot be read any more.
+    archive: Location, key: str, wanted: Collection[Place], decode: DecodeConfig, settings: PrepareConfig
+) -> dict[Place, np.ndarray]:
+    """Slices of one object or pack that were prepared before, uint8 (1, size, size); without those that cannot be read.
 
-    path: the object's (`Row.path`). packed: whether it lies in a pack.
+    wanted: (member, frame) of each.
     """
-    key, _, member = path.partition("!/") if packed else (path, "", "")
+    members = {member for member, _ in wanted}
+    only = next(iter(members)) if len(members) == 1 else None
+    found: dict[Place, np.ndarray] = {}
     try:
         with archive.open(key) as source:
-            for item in read(source, archive.uri_of(key), decode, only=member or None):
-                if isinstance(item, Slice) and item.frame == frame:
-                    return prepare(item, settings).pixels
+            for item in read(source, archive.uri_of(key), decode, only=only):
+                place = (item.member, item.frame)
+                if isinstance(item, Slice) and place in wanted:
+                    found[place] = prepare(item, settings).pixels
+                    if len(found) == len(wanted):
+                        break
     except OSError:
         pass  # gone since, or out of reach: a picture less in the report
-    return None
+    return found
 
 
 def holds_identifiers(archive: Location, key: str, decode: DecodeConfig) -> bool:
-    """Whether an object's first slice, or why there is none, came with identifiers."""
+    """Whether one of an object's first slices, or why there are none, came with identifiers."""
     try:
         with archive.open(key) as source:
-            return identifying(next(iter(read(source, archive.uri_of(key), decode))).header)
+            items = islice(read(source, archive.uri_of(key), decode), _PROBED_ITEMS)
+            return any(identifying(item.header) for item in items)
     except OSError:
         return False
 

@@ -14,7 +14,7 @@ from mri_ray.predict.levels import level_figures, level_labels
 from mri_ray.report.facts import Answers
 
 COLUMNS = [
-    *("row_id", "object_id", "uri", "member", "frame", "flags", "pixel_digest"),
+    *("row_id", "object_id", "uri", "member", "frame", "size", "flags", "pixel_digest"),
     *("patient_key", "study_key", "series_key", "instance_key"),
     *("logit", "probability", "decision"),
 ]

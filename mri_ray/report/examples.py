@@ -1,6 +1,6 @@
 """Which slices are worth a look, and their pictures as the model saw them."""
 
-from collections.abc import Callable
+from collections.abc import Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -10,12 +10,12 @@ from mri_ray.report.facts import Answers, Example
 EACH = 6  # pictures of a kind
 
 
-def choose(answers: Answers, threshold: float, *, side: str | None = None) -> dict[str, np.ndarray]:
+def choose(answers: Answers, threshold: float, *, usable: np.ndarray, side: str | None = None) -> dict[str, np.ndarray]:
     """Positions into the answers by the title they are shown under: errors, then what is certain, and what is not.
 
-    side: only slices of this side of the split.
+    usable: bool (N,), what may be shown. side: only slices of this side of the split.
     """
-    inside = np.ones(len(answers.label), bool) if side is None else answers.side == side
+    inside = usable if side is None else usable & (answers.side == side)
     positive = answers.probability >= threshold
     kinds = {
         "missed tumor": (inside & (answers.label == 1) & ~positive, answers.probability),
@@ -36,21 +36,18 @@ def shown(
     chosen: dict[str, np.ndarray],
     answers: Answers,
     results: pa.Table,
-    picture: Callable[[int], np.ndarray | None],
+    pictures: Mapping[int, np.ndarray],
 ) -> list[Example]:
     """The chosen slices with their pictures.
 
-    results: the rows of `answers`, with uri and decision. picture: of a row, uint8 (1, S, S); a slice that gives None,
-    as its object cannot be read any more, is left out.
+    results: the rows of `answers`, with uri and decision. pictures: by row, uint8 (1, S, S); a slice without one, as
+    its object cannot be read any more, is left out.
     """
     names = {1: "tumor", 0: "normal"}
     examples = []
-    seen: dict[int, np.ndarray | None] = {}  # a slice may be shown under two titles
     for title, positions in chosen.items():
         for i in positions.tolist():
-            if i not in seen:
-                seen[i] = picture(i)
-            found = seen[i]
+            found = pictures.get(i)
             if found is not None:
                 examples.append(
                     Example(

@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mri_ray.archive.pseudonym import SITE_KEY, SITE_KEY_FILE, Identifiers, identifying, names_patient, site_key
+from mri_ray.archive.pseudonym import (
+    SITE_KEY,
+    SITE_KEY_FILE,
+    URIS,
+    Identifiers,
+    identifying,
+    names_patient,
+    site_key,
+)
 from mri_ray.errors import ConfigError, IdentifierError
 from mri_ray.records import Header
 
@@ -100,7 +108,9 @@ def test_the_key_may_lie_in_a_file(no_key, monkeypatch, tmp_path):
     path.write_text(f"{KEY}\n")
     monkeypatch.setenv(SITE_KEY_FILE, str(path))
     assert site_key() == KEY.encode()
+    path = tmp_path / "other"
     path.write_text("short")
+    monkeypatch.setenv(SITE_KEY_FILE, str(path))
     with pytest.raises(ConfigError, match="at least 16"):
         site_key()
     monkeypatch.setenv(SITE_KEY_FILE, str(tmp_path / "none"))
@@ -151,3 +161,23 @@ def test_short_names_are_in_any_path():
 def test_what_identifies():
     assert not identifying(Header(manufacturer="x", field_strength_t=1.5))
     assert identifying(Header(sop_uid="1.2"))
+
+
+def test_free_text_that_names_the_patient_is_left_out(key):
+    header = Header(patient="PID-0042", patient_name="Müller^Änne", body_part="HEAD Änne", manufacturer="pid0042")
+    columns = Identifiers().columns(header)
+    assert (columns["body_part"], columns["manufacturer"]) == (None, None)
+    assert Identifiers(headers="keep").columns(header)["body_part"] == "HEAD Änne"
+    assert Identifiers().columns(Header(patient="PID-0042", body_part="HEAD"))["body_part"] == "HEAD"
+
+
+def test_tables_without_pseudonyms_do_not_depend_on_the_key(key, monkeypatch):
+    one = [Identifiers(headers=headers, uris=uris).names for headers in ("drop", "pseudonym") for uris in URIS]
+    monkeypatch.setenv(SITE_KEY, KEY[::-1])
+    other = [Identifiers(headers=headers, uris=uris).names for headers in ("drop", "pseudonym") for uris in URIS]
+    assert [a == b for a, b in zip(one, other, strict=True)] == [True, False, False, False]
+
+
+def test_paths_without_a_key_are_refused_for_their_own_reason(no_key):
+    with pytest.raises(IdentifierError, match=r"uris: pseudonyms for paths need a site key.*or give uris=keep"):
+        Identifiers(headers="drop", uris="pseudonym").id_key()

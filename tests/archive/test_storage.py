@@ -2,6 +2,7 @@
 
 import errno
 import io
+import itertools
 import os
 import pickle
 import random
@@ -17,6 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from mri_ray.archive.ranges import BLOCK_BYTES, RangedReader
@@ -719,12 +721,31 @@ class TestBatches:
         assert [part.num_rows for part in parts] == [7] * 7 + [1]
         assert pa.Table.from_batches(parts).equals(whole)
 
+    @pytest.mark.parametrize("sizes", [[1] * 10, [7, 1, 2], [3, 3, 4], [10], [4, 6], [4, 4]])
+    def test_all_row_groups_but_the_last_are_whole(self, tmp_path: Path, sizes: list[int]) -> None:
+        """Readers find a row by its number: rows by group."""
+        whole = pa.Table.from_batches(self.batches(sum(sizes))).combine_chunks()
+        ends = list(itertools.accumulate([0, *sizes]))
+        parts = (whole.slice(start, stop - start).to_batches()[0] for start, stop in itertools.pairwise(ends))
+        Location.of(str(tmp_path)).write_batches("t.parquet", self.schema, parts, row_group_size=4)
+        found = pq.ParquetFile(tmp_path / "t.parquet")
+        groups = [found.metadata.row_group(i).num_rows for i in range(found.num_row_groups)]
+        assert groups == [4] * (sum(sizes) // 4) + ([sum(sizes) % 4] if sum(sizes) % 4 else [])
+        assert found.read().equals(whole)
+
     def test_only_if_absent(self, root: Location) -> None:
         assert root.write_batches("t.parquet", self.schema, iter(self.batches(1)), if_absent=True)
         assert not root.write_batches("t.parquet", self.schema, iter(self.batches(2)), if_absent=True)
         assert root.read_table("t.parquet").num_rows == 1
         assert root.write_batches("t.parquet", self.schema, iter(self.batches(2)))
         assert root.read_table("t.parquet").num_rows == 2
+
+    def test_a_large_table_goes_in_parts(self, root: Location) -> None:
+        noise = [pa.RecordBatch.from_pydict({"number": [i], "data": [os.urandom(2**21)]}) for i in range(36)]
+        noise = [batch.cast(self.schema) for batch in noise]
+        assert root.write_batches("t.parquet", self.schema, iter(noise), if_absent=True)
+        assert not root.write_batches("t.parquet", self.schema, iter(noise), if_absent=True)
+        assert pa.Table.from_batches(root.read_batches("t.parquet", 1)).equals(pa.Table.from_batches(noise))
 
     def test_what_fails_midway_leaves_nothing(self, root: Location) -> None:
         def broken() -> Iterator[pa.RecordBatch]:

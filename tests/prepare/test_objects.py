@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from mri_ray.archive.identity import object_id, row_id
+from mri_ray.archive.identity import member_id, object_id, row_id
 from mri_ray.archive.pseudonym import SITE_KEY, Identifiers
 from mri_ray.archive.storage import Location
 from mri_ray.decode.settings import DecodeConfig
@@ -36,7 +36,10 @@ def zipped(**members: bytes) -> bytes:
 
 def manifest(archive: Location) -> pa.Table:
     listed = pa.Table.from_batches(archive.list()).to_pylist()
-    entries = [entry | {"object_id": object_id(entry["key"]), "version_id": entry["key"]} for entry in listed]
+    entries = [
+        entry | {"object_id": object_id(entry["key"]), "version_id": f"version {number}"}
+        for number, entry in enumerate(listed)
+    ]
     return pa.Table.from_pylist(entries, schema=MANIFEST)
 
 
@@ -53,10 +56,11 @@ def test_members_of_a_pack_are_objects_of_their_own(root):
     for row in rows:
         columns = row.columns
         assert columns["uri"] == root.uri_of(row.path)
-        assert columns["object_id"] == object_id(row.path)
-        assert columns["row_id"] == row_id(object_id(row.path), frame=columns["frame"])
-        assert columns["version_id"] == row.path.partition("!/")[0]
-        assert columns["member"] == (row.path.partition("!/")[2] or None)
+        key, _, member = row.path.partition("!/")
+        assert columns["object_id"] == (member_id(key, member) if member else object_id(key))
+        assert columns["row_id"] == row_id(columns["object_id"], columns["frame"])
+        assert columns["version_id"] == ("version 1" if member else "version 0")
+        assert columns["member"] == (member or None)
     assert [row.columns["reason"] for row in rows] == [None, None, Reason.NOT_IMAGE.value, None]
     assert [row.pixels is None for row in rows] == [False, False, True, False]
 
@@ -93,7 +97,8 @@ def test_without_paths_ids_say_nothing_and_lead_back_by_the_path(root, monkeypat
     assert row.columns["object_id"] != object_id(row.path)
     assert row.columns["uri"] == f"object:{row.columns['object_id']}"
     assert row.columns["member"] == row.columns["object_id"]
-    assert "Doe" not in repr(row.columns | {"version_id": None})  # this one the manifest makes
+    assert row.columns["etag"] == row.columns["version_id"]  # a local file's own tells when it was written
+    assert "Doe" not in repr(row.columns)
 
 
 def test_rows_come_back_from_batches_as_they_were(root):
@@ -114,11 +119,21 @@ def test_rows_come_back_from_batches_as_they_were(root):
 def test_a_slice_is_prepared_again_for_the_report(root):
     root.write("a.png", png(0))
     root.write("b.zip", zipped(one=png(1), two=png(2)))
-    for row in prepared(root):
-        packed = row.columns["member"] is not None
-        again = objects.again(root, row.path, packed, row.columns["frame"], DecodeConfig(), PREPARE)
-        assert np.array_equal(again, row.pixels)
-    assert objects.again(root, "gone.png", False, 0, DecodeConfig(), PREPARE) is None
+    rows = {row.path: row for row in prepared(root)}
+    for key, wanted in (("a.png", [(None, 0)]), ("b.zip", [("one", 0)]), ("b.zip", [("two", 0), ("one", 0)])):
+        found = objects.again(root, key, wanted, DecodeConfig(), PREPARE)
+        assert set(found) == set(wanted)
+        for (member, _), picture in found.items():
+            assert np.array_equal(picture, rows[f"{key}!/{member}" if member else key].pixels)
+    assert objects.again(root, "gone.png", [(None, 0)], DecodeConfig(), PREPARE) == {}
+
+
+def test_identifiers_are_found_behind_a_readme(root, mri_data):
+    image = (mri_data / "dicom/edge/MR_small.dcm").read_bytes()
+    root.write("disc.zip", zipped(readme=b"How to read this disc\n", image=image))
+    root.write("plain.zip", zipped(readme=b"no names", image=png(1)))
+    assert objects.holds_identifiers(root, "disc.zip", DecodeConfig())
+    assert not objects.holds_identifiers(root, "plain.zip", DecodeConfig())
 
 
 def test_every_object_has_one_state():

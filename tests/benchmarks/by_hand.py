@@ -1,0 +1,149 @@
+"""Contestant (b), the upper bound: one process a core that fetches, decodes, prepares and scores; no engine.
+
+It gives the pixels and answers of the job with the least work known: OpenCV's libjpeg straight to grey, no check of
+the file's structure, no digest, no header beyond the pixels; bf16, channels-last, micro-batches of 8, memory kept by
+the allocator. Paths are handed out in chunks, so that no core idles while another has work.
+"""
+
+import multiprocessing
+import os
+import sys
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+
+_CHUNK = 32  # paths
+_MICRO_BATCH = 8
+_THREADS = 16  # of one process, for objects on S3
+_KEPT = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**30), "OMP_NUM_THREADS": "1"}
+
+
+def score(archive: str, bundle: str, output: str, paths: list[str], taken, number: int) -> None:
+    """Take chunks of paths until there are none; one Parquet file a process."""
+    import cv2
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    import torch
+
+    from mri_ray.archive.storage import Location
+    from mri_ray.learn.bundle import load, module
+    from mri_ray.learn.device import autocast, choose_device, choose_precision, place
+
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    found = load(Location.of(bundle))
+    device = choose_device()
+    net = place(module(found), device)
+    net.head.double()
+    precision = choose_precision("auto", device)
+    to_pixels = prepared(found.prepare)
+    names: list[str] = []
+    logits = [torch.empty(0)]  # another process may have been quicker
+    bodies = fetched(archive, chunks(paths, taken))
+    with torch.inference_mode(), autocast(precision, device):
+        while batch := list(islice(bodies, _MICRO_BATCH)):
+            images = torch.from_numpy(np.stack([to_pixels(body) for _, body in batch])).float().div_(255)
+            features = net.features(images.contiguous(memory_format=torch.channels_last))
+            pooled = torch.cat((features.mean(dim=(2, 3)), features.amax(dim=(2, 3))), dim=1)
+            with torch.autocast(device.type, enabled=False):  # the job computes its dense layers in float64, too
+                z = net.head(pooled.double()).float()
+            logits.append(z[:, 1] - z[:, 0])
+            names += [name for name, _ in batch]
+    probability = torch.sigmoid(torch.cat(logits).double() / found.temperature).float().numpy()
+    pq.write_table(
+        pa.table({"uri": pa.array(names, pa.string()), "probability": probability}), f"{output}/part-{number}.parquet"
+    )
+
+
+def prepared(config):
+    """A function from a file's bytes to uint8 (1, S, S), the same pixels that `prepare.slices.prepare` gives."""
+    import cv2
+    import numpy as np
+    import pydicom
+
+    from mri_ray.prepare.geometry import crop_to_head, fit, overview
+    from mri_ray.prepare.intensity import is_blank, to_uint8
+
+    grey = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION
+
+    def to_pixels(body: bytes) -> np.ndarray:
+        if body[128:132] == b"DICM":
+            item = pydicom.dcmread(pydicom.filebase.DicomBytesIO(body), specific_tags=["Rows", "Columns", "PixelData"])
+            stored = np.frombuffer(item.PixelData, "<u2").reshape(item.Rows, item.Columns)
+            pixels = to_uint8(stored.astype(np.float32), 12, config)[0]
+        else:
+            pixels = cv2.imdecode(np.frombuffer(body, np.uint8), grey)
+        small = overview(pixels)
+        return fit(pixels if is_blank(small) else crop_to_head(pixels, config, small), config.size)[np.newaxis]
+
+    return to_pixels
+
+
+def chunks(paths: list[str], taken) -> Iterator[str]:
+    while True:
+        with taken.get_lock():
+            start = taken.value
+            taken.value += _CHUNK
+        if start >= len(paths):
+            return
+        yield from paths[start : start + _CHUNK]
+
+
+def fetched(archive: str, paths: Iterator[str]) -> Iterator[tuple[str, bytes]]:
+    """Name and body of each; from S3 with many GETs under way, from local disk one after another."""
+    if not archive.startswith("s3://"):
+        for path in paths:
+            yield path, Path(path).read_bytes()
+        return
+    files = _s3()
+
+    def get(path: str) -> tuple[str, bytes]:
+        with files.open_input_file(path) as file:
+            return path, file.read()
+
+    ahead: deque = deque()
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for path in paths:
+            ahead.append(pool.submit(get, path))
+            if len(ahead) > 2 * _THREADS:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+
+
+def listed(archive: str) -> list[str]:
+    if not archive.startswith("s3://"):
+        return sorted(entry.path for entry in os.scandir(archive))
+    from pyarrow.fs import FileSelector
+
+    return sorted(info.path for info in _s3().get_file_info(FileSelector(archive.removeprefix("s3://"))))
+
+
+def _s3():
+    from pyarrow.fs import S3FileSystem
+
+    return S3FileSystem(endpoint_override=os.environ.get("AWS_ENDPOINT_URL"), region=os.environ.get("AWS_REGION"))
+
+
+def main(archive: str, bundle: str, output: str) -> None:
+    Path(output).mkdir(parents=True)
+    os.environ.update(_KEPT)  # read by the C library of the processes started from here
+    spawn = multiprocessing.get_context("spawn")
+    paths, taken = listed(archive), spawn.Value("q", 0)
+    workers = [
+        spawn.Process(target=score, args=(archive, bundle, output, paths, taken, number))
+        for number in range(os.cpu_count() or 1)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    if any(worker.exitcode for worker in workers):
+        raise SystemExit("a process failed")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,108 @@
+"""Objects that end whatever process looks at them cost themselves, and nothing else."""
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+
+from mri_ray.archive import outputs
+from mri_ray.archive.manifest import Manifest
+from mri_ray.archive.pseudonym import Identifiers
+from mri_ray.archive.storage import Location
+from mri_ray.decode.settings import DecodeConfig
+from mri_ray.errors import ArchiveDenied, Reason
+from mri_ray.learn import bundle as bundles
+from mri_ray.on_ray import ingest, score_shards
+from mri_ray.predict import snapshot
+
+POISON = ("poison-a.png", "zz-poison.png")
+
+
+@pytest.fixture
+def poisoned(archive, tmp_path) -> Path:
+    """The archive with two objects more, in different shards."""
+    folder = tmp_path / "archive"
+    shutil.copytree(archive, folder)
+    some = sorted(path for path in folder.rglob("*") if path.is_file())[0].read_bytes()
+    for name in POISON:
+        (folder / name).write_bytes(some)
+    return folder
+
+
+def task(folder: Path, trained: dict, output: Path, kind: type) -> tuple[score_shards.Task, Manifest]:
+    archive, root = Location.of(str(folder)), Location.of(str(output))
+    manifest = Manifest(root / "manifest")
+    manifest.update(archive.list(), shard_objects=40)
+    place = Location.of(trained["bundle"])
+    source = kind(
+        archive=archive,
+        manifest=manifest.pinned(),
+        decode=DecodeConfig(),
+        prepare=bundles.load(place).prepare,
+        identifiers=Identifiers(),
+        links=root / "links",
+    )
+    return score_shards.Task(source=source, bundle=place, results=root / "results", run_id="test"), manifest.pinned()
+
+
+@pytest.mark.slow
+def test_poison_is_quarantined_and_all_else_is_scored(ray_cluster, poisoned, trained, tmp_path):
+    @dataclass(frozen=True, kw_only=True)
+    class Deadly(ingest.FromArchive):
+        """Ends its process at some objects, as a decoder does that writes where it must not."""
+
+        def _rows(self, objects, *, crashed=False):
+            if not crashed and any("poison" in key for key in objects["key"].to_pylist()):
+                os._exit(7)
+            return super()._rows(objects, crashed=crashed)
+
+    work, manifest = task(poisoned, trained, tmp_path / "out", Deadly)
+    done = score_shards.score_all(work, manifest, workers=2)
+    assert (done["objects"], done["quarantined"], done["shards"]) == (122, 2, 4)
+    found = snapshot.build(manifest, work.results, work.results / "snapshots")
+    assert found.counts == {"objects": 122, "scored": 120, "quarantined": 2, "duplicate": 0, "skipped": 0}
+    assert found.reasons == {Reason.CRASHED.value: 2}
+    filesystem, path = Location.of(found.uri).arrow()
+    rows = pc.field("reason") == Reason.CRASHED.value
+    bad = pq.read_table(path, filesystem=filesystem, filters=rows)
+    assert sorted(uri.rpartition("/")[2] for uri in bad["uri"].to_pylist()) == sorted(POISON)
+    linked = sum(work.source.links.read_table(name).num_rows for name in work.source.links.keys())  # noqa: SIM118
+    assert linked >= 122
+
+    # What was rescued is what an undisturbed run gives.
+    for name in POISON:
+        (poisoned / name).unlink()
+    plain, manifest = task(poisoned, trained, tmp_path / "plain", ingest.FromArchive)
+    score_shards.score_all(plain, manifest, workers=2)
+    columns = ["row_id", "probability", "state", "reason"]
+    whole = snapshot.build(manifest, plain.results, plain.results / "snapshots")
+    one, other = (
+        pq.read_table(location[1], filesystem=location[0], columns=columns).sort_by("row_id")
+        for location in (Location.of(found.uri).arrow(), Location.of(whole.uri).arrow())
+    )
+    assert one.filter(pc.is_null(one["reason"])).equals(other)
+    assert outputs.missing(manifest, plain.results) == []
+
+
+def test_what_a_worker_raises_ends_the_run_as_it_is(ray_cluster, archive, trained, tmp_path):
+    class Denied(ingest.FromArchive):
+        def _rows(self, objects, *, crashed=False):
+            raise ArchiveDenied("no permission to write there: s3://bucket")
+
+    work, manifest = task(archive, trained, tmp_path / "out", Denied)
+    with pytest.raises(ArchiveDenied, match="no permission to write there"):
+        score_shards.score_all(work, manifest, workers=2)
+
+
+def test_what_nobody_foresaw_ends_the_run_with_its_trace(ray_cluster, archive, trained, tmp_path):
+    class Broken(ingest.FromArchive):
+        def _rows(self, objects, *, crashed=False):
+            raise ZeroDivisionError("a mistake of ours")
+
+    work, manifest = task(archive, trained, tmp_path / "out", Broken)
+    with pytest.raises(RuntimeError, match=r"(?s)a worker raised ZeroDivisionError\n.*in _rows"):
+        score_shards.score_all(work, manifest, workers=2)
