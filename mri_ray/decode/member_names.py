@@ -16,6 +16,7 @@ _TEXTS = ("md", "rst", "xml", "xsl", "xsd", "dtd", "html", "htm", "css", "js", "
 _SIDECAR_SUFFIXES = frozenset((*_LABELS, *_SCANS, *_TEXTS, "cfg", "conf", "inf"))
 _SIDECAR_FILES = frozenset({"readme", "license", "licence", "changes", "changelog", "copying", "authors", "version"})
 _APPLE_DOUBLE = b"\x00\x05\x16\x07"
+_PROGRAMS = (b"MZ", b"\x7fELF", b"\xca\xfe\xba\xbe", b"\xcf\xfa\xed\xfe")
 _BINARY = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
@@ -77,6 +78,16 @@ def may_be_sidecar(name: str) -> bool:
 def is_sidecar(head: bytes) -> bool:
     """Whether content (its first bytes) is text, or the extra data that macOS stores beside a file."""
     return head.startswith((*_UTF_16, _APPLE_DOUBLE)) or not _BINARY.search(head)
+
+
+def is_program(head: bytes) -> bool:
+    """Whether content is a program or library: of Windows, Linux, Java or macOS."""
+    return head.startswith(_PROGRAMS)
+
+
+def is_document(first: str) -> bool:
+    """Whether a zip with such a first entry is a document of another kind, whose pictures are no slices."""
+    return first in ("[Content_Types].xml", "mimetype") or first.startswith("META-INF/")
 
 
 def _parts(name: str) -> list[str]:

@@ -10,7 +10,15 @@ from typing import BinaryIO, cast
 
 from mri_ray.decode import tars, zips
 from mri_ray.decode.limits import Refused, SourceLost
-from mri_ray.decode.member_names import MemberNames, is_sidecar, is_system_file, is_unsafe, may_be_sidecar
+from mri_ray.decode.member_names import (
+    MemberNames,
+    is_document,
+    is_program,
+    is_sidecar,
+    is_system_file,
+    is_unsafe,
+    may_be_sidecar,
+)
 from mri_ray.decode.settings import DecodeConfig
 from mri_ray.decode.unpack import INPUT_BYTES, Budget, Entry, reader
 from mri_ray.errors import Reason
@@ -48,7 +56,7 @@ def members(
     source passes through. A checksum holds only for members that are read to their end.
     """
     names = MemberNames()
-    is_empty = True
+    is_empty = is_first = True
     try:
         with ExitStack() as stack:
             if source.seekable():
@@ -60,6 +68,9 @@ def members(
             entries = zips.entries(source, budget) if kind == "zip" else tars.entries(source, budget, gzipped=gzipped)
             for entry in entries:
                 budget.count()
+                if is_first and kind == "zip":
+                    _refuse_document(entry)
+                is_first = False
                 if not entry.is_folder:
                     is_empty = False
                     yield _member(entry, names.give(entry.name), uri)
@@ -71,6 +82,11 @@ def members(
         return
     if is_empty:
         yield Failure(reason=Reason.EMPTY_PACK, where=uri, detail=f"a {kind} without a file")
+
+
+def _refuse_document(first: Entry) -> None:
+    if is_document(first.name):
+        raise Refused(Reason.UNSUPPORTED_FORMAT, "an office document, a book or a Java archive")
 
 
 def _member(entry: Entry, name: str, uri: str) -> Member | Failure:
@@ -88,6 +104,8 @@ def _opened(entry: Entry) -> io.BufferedReader:
     if entry.refusal is not None:
         raise entry.refusal
     source = reader(entry.content())
+    if is_program(source.peek(_TEXT_BYTES)):
+        raise Refused(Reason.SKIPPED_SIDECAR, "a program, as viewers on discs are")
     if may_be_sidecar(entry.name) and is_sidecar(source.peek(_TEXT_BYTES)[:_TEXT_BYTES]):
         raise Refused(Reason.SKIPPED_SIDECAR, "text, or extra data of macOS")
     return source

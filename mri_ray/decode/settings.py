@@ -62,7 +62,7 @@ class DecodeConfig:
 
     max_pixels: int = 64_000_000
     max_bytes: int = 512 * 2**20
-    max_frames: int = 4096
+    max_frames: int = 32_000
     min_side: int = 16
     modalities: tuple[str, ...] = ("MR",)
     timeout_s: float = 60.0

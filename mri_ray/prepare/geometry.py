@@ -14,6 +14,8 @@ _MIN_AREA = 0.005  # of the small copy; less is no head
 _MIN_PART = 0.1  # of the largest part's area: skull and brain may come apart, several heads may be tiled
 _FRAME_GREY = 128  # a bright frame is at least as bright
 _FRAME_RANGE = 24  # grey levels within one of its lines
+_SQUARE = 0.02  # pixels as much higher than wide, or wider, are square
+_LARGEST_MM, _LARGEST_SIDE = 100.0, 8192
 _OPENING = np.ones((3, 3), np.uint8)
 
 Box = tuple[int, int, int, int]  # top, left, bottom, right; the last two are one beyond
@@ -30,6 +32,25 @@ def shrink(pixels: np.ndarray, side: int) -> np.ndarray:
 def overview(pixels: np.ndarray) -> np.ndarray:
     """The small copy in which `crop_to_head` looks for the head."""
     return shrink(pixels, _SMALL_SIDE)
+
+
+def squared(pixels: np.ndarray, spacing_mm: tuple[float, float] | None) -> np.ndarray:
+    """uint8 (H, W) with pixels as high as wide: a volume cut across its slices is else squeezed to a sliver.
+
+    spacing_mm: between rows, between columns; None, or values no scanner gives, leave the picture as it is.
+    """
+    if spacing_mm is None or not all(0 < side < _LARGEST_MM for side in spacing_mm):
+        return pixels
+    ratio = spacing_mm[0] / spacing_mm[1]
+    height, width = pixels.shape
+    if ratio > 1 + _SQUARE:
+        height = round(height * ratio)
+    elif 1 / ratio > 1 + _SQUARE:
+        width = round(width / ratio)
+    if pixels.shape == (height, width) or max(height, width) > _LARGEST_SIDE:
+        return pixels
+    cv2.setNumThreads(1)  # see `_head`
+    return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
 def crop_to_head(pixels: np.ndarray, config: PrepareConfig, small: np.ndarray | None = None) -> np.ndarray:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mri_ray.prepare.geometry import crop_to_head, fit, overview
+from mri_ray.prepare.geometry import crop_to_head, fit, overview, squared
 from mri_ray.prepare.intensity import is_blank, to_uint8
 from mri_ray.prepare.settings import PrepareConfig
 from mri_ray.records import Flag, Slice
@@ -19,8 +19,9 @@ class Prepared:
 
 
 def prepare(item: Slice, config: PrepareConfig) -> Prepared:
-    """Window, crop to the head and fit; depends on the slice's pixels, its depth and the config only."""
+    """Window, crop to the head and fit; depends on the slice's pixels, depth and spacing and on the config only."""
     pixels, flags = to_uint8(item.pixels, item.bits, config)
+    pixels = squared(pixels, item.header.spacing_mm)
     flags |= item.flags
     small = overview(pixels)
     if is_blank(small):

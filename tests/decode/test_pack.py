@@ -110,7 +110,7 @@ def test_members_are_decoded_as_files_are(kind):
 
 
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="/\\.:", exclude_categories=["Cc", "Cf", "Zl", "Zp"]))
-CONTENT = st.binary(max_size=3000) | st.integers(1, 300_000).map(lambda length: b"ab" * length)
+CONTENT = st.binary(max_size=3000).map(b".".__add__) | st.integers(1, 300_000).map(lambda length: b"ab" * length)
 FILES = st.lists(st.tuples(NAMES.filter(lambda name: 0 < len(name) < 60).map("x/{}_".format), CONTENT), max_size=8)
 
 
@@ -991,3 +991,24 @@ def test_real_pictures_in_packs(mri_data: Path):
     files = [(path.name, path.read_bytes()) for path in paths]
     for make in PACKS.values():
         assert [what for _, what in outcomes(make(files))] == ["slice"] * len(files)
+
+
+@pytest.mark.parametrize("first", ["[Content_Types].xml", "mimetype", "META-INF/MANIFEST.MF"])
+def test_a_document_that_is_a_zip_inside_is_no_pack(first):
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as pack:
+        pack.writestr(first, b"text")
+        pack.writestr("word/media/logo.png", b"\x89PNG")
+    (found,) = read(io.BytesIO(out.getvalue()), "s3://bucket/letter")
+    assert isinstance(found, Failure)
+    assert (found.reason, found.member) == (Reason.UNSUPPORTED_FORMAT, None)
+
+
+@pytest.mark.parametrize("head", [b"MZ\x90\0", b"\x7fELF", b"\xca\xfe\xba\xbe", b"\xcf\xfa\xed\xfe"])
+def test_a_program_beside_images_is_passed_over(head):
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as pack:
+        pack.writestr("VIEWER/run", head + bytes(range(256)) * 4)
+    (found,) = read(io.BytesIO(out.getvalue()), "s3://bucket/disc.zip")
+    assert isinstance(found, Failure)
+    assert (found.reason, found.member) == (Reason.SKIPPED_SIDECAR, "VIEWER/run")

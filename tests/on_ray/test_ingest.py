@@ -83,7 +83,7 @@ def test_what_a_first_try_has_linked_does_not_stand_in_the_way(prepare):
 def test_an_object_said_to_crash_is_not_looked_at(prepare, monkeypatch):
     work = prepare("crashed")
     (shard,) = work.source.manifest.shards()
-    monkeypatch.setattr(Location, "read_many", lambda *_: pytest.fail("it was read"))
+    monkeypatch.setattr("mri_ray.prepare.objects.read", lambda *_: pytest.fail("it was read"))
     table = work.part(shard, 3, 4, crashed=True)
     assert table["reason"].to_pylist() == ["crashed.decoder"]
     assert table["pixels"].to_pylist() == [None]

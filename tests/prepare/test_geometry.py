@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mri_ray.prepare.geometry import crop_to_head, fit, shrink
+from mri_ray.prepare.geometry import crop_to_head, fit, shrink, squared
 from mri_ray.prepare.settings import PrepareConfig
 
 CONFIG = PrepareConfig()
@@ -172,3 +172,35 @@ def test_shrink_takes_means_of_whole_blocks(shape, expected):
     block = (shape[0] // expected[0], shape[1] // expected[1])
     first = picture[: block[0], : block[1]].mean()
     assert abs(int(result[0, 0]) - first) <= 1
+
+
+@pytest.mark.parametrize(
+    ("spacing_mm", "shape"),
+    [
+        (None, (24, 60)),
+        ((1.0, 1.0), (24, 60)),
+        ((1.01, 1.0), (24, 60)),
+        ((5.0, 1.0), (120, 60)),
+        ((1.0, 2.5), (24, 150)),
+        ((0.0, 1.0), (24, 60)),
+        ((float("nan"), 1.0), (24, 60)),
+        ((99.0, 1e-9), (24, 60)),
+    ],
+)
+def test_pixels_become_as_high_as_wide(spacing_mm, shape):
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 60), np.uint8)
+    before = pixels.copy()
+    found = squared(pixels, spacing_mm)
+    assert found.shape == shape
+    assert found.dtype == np.uint8
+    assert np.array_equal(pixels, before)
+    assert found.min() >= pixels.min()
+    assert found.max() <= pixels.max()
+
+
+def test_a_disc_sampled_coarsely_in_one_direction_is_a_disc_again():
+    rows, columns = np.indices((40, 200))
+    sliver = (((rows * 5 + 2 - 100) ** 2 + (columns - 100) ** 2) < 80**2).astype(np.uint8) * 200
+    disc = squared(sliver, (5.0, 1.0)) > 100
+    height, width = np.ptp(np.flatnonzero(disc.any(axis=1))), np.ptp(np.flatnonzero(disc.any(axis=0)))
+    assert abs(height - width) <= 6

@@ -31,6 +31,7 @@ PIXELS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})  # as floats, doubles, 
 MOST_BYTES = 2**20  # of a value that is no pixels; those read here are far shorter
 _MAX_DEPTH = 64
 _MAX_ELEMENTS = 2_000_000
+_MOST_ELEMENTS = 16_000_000  # of the largest files: seconds of work
 _MAX_ON_A_LEVEL = 65_536
 _NOTHING = bytes(8)
 
@@ -55,7 +56,7 @@ class Budget:
     def spend(self) -> None:
         self.left -= 1
         if self.left < 0:
-            raise Refused(Reason.DAMAGED_HEADER, f"DICOM: more than {_MAX_ELEMENTS} elements")
+            raise Refused(Reason.DAMAGED_HEADER, "DICOM: more elements than an object of its size can have")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,9 @@ def walk(data: bytes, start: int, syntax: Syntax, *, strict: bool = False) -> Da
 
     strict: tags ascend, and every kind of value is one of the standard's. Behind whole pixels nothing can be wrong.
     """
-    return _walk(data, start, len(data), syntax, Budget(), strict=strict)
+    # An element has eight bytes or more, and those in sequences without a length are looked at twice.
+    budget = Budget(min(max(_MAX_ELEMENTS, len(data) // 4), _MOST_ELEMENTS))
+    return _walk(data, start, len(data), syntax, budget, strict=strict)
 
 
 def walk_meta(data: bytes, start: int) -> DataSet:
@@ -144,6 +147,8 @@ def fragments(data: bytes, start: int, stop: int) -> tuple[list[tuple[int, int]]
         position += 8
         if (tag := group << 16 | number) == SEQUENCE_END:
             return found, position, True
+        if not tag and not length and not data[position:stop].strip(b"\0"):
+            break
         if tag != ITEM:
             raise Refused(Reason.DAMAGED_HEADER, "DICOM: among the fragments of its pixels stands something else")
         if position + length > stop:
@@ -220,8 +225,11 @@ def _undefined(
 ) -> tuple[int, int]:
     """Where a value of undefined length ends, and where the next element begins."""
     if tag in PIXELS or vr in ("OB", "OW"):
-        _, end, complete = fragments(data, start, stop)
-        return (end - 8, end) if complete else (stop, stop + 1)
+        found, end, complete = fragments(data, start, stop)
+        if complete:
+            return end - 8, end
+        behind = found[-1][1] if found else start
+        return (behind, stop) if len(found) == 2 and not data[behind:stop].strip(b"\0") else (stop, stop + 1)
     levels = [IMPLICIT if vr == "UN" else syntax]  # PS3.5 6.2.2, note 4
     position, in_item = start, False
     while levels:
@@ -270,5 +278,7 @@ def _items(parent: DataSet, element: Element) -> Iterator[DataSet]:
 
 def _keep(data: bytes, elements: dict[int, Element], element: Element) -> None:
     before = elements.setdefault(element.tag, element)
+    if element.tag >> 16 & 1:
+        return  # private: of no meaning here but for a few, whose first counts
     if before is not element and data[before.start : before.end] != data[element.start : element.end]:
         raise Refused(Reason.DAMAGED_HEADER, "DICOM: one tag stands twice, with different values")

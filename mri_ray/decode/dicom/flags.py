@@ -1,7 +1,8 @@
 """What the tags say of a picture that its reader should know, as flags; none of them hides it.
 
 DERIVED alone in Image Type is no sign of a map: it also stands on images that were only resampled, normalised or
-anonymised. The flag needs the name of a map or projection beside it.
+anonymised. The flag needs the name of a map or projection beside it. A plane cut anew through a volume (MPR) shows the
+anatomy as it is, and may be all that there is in its orientation: it is none.
 """
 
 import re
@@ -16,18 +17,19 @@ from mri_ray.records import Flag
 
 # Words of Image Type from the third value on: those that mean a map wherever they stand, those that do beside DERIVED.
 _ALWAYS = "ADC EADC DADC CBF CBV RCBF RCBV MTT TTP TMAX KTRANS MIP MINIP MAXIP PROJECTION SUBTRACTION"
-_BESIDE = "FA RA MD RD AD VR EXP TENSOR COLFA PBP MPR CURVED REFORMATTED SUB DIFFERENCE COLLAPSE ZMAP TMAP FIELDMAP"
+_BESIDE = "FA RA MD RD AD VR EXP TENSOR COLFA PBP CURVED SUB DIFFERENCE COLLAPSE ZMAP TMAP FIELDMAP"
 _MAPS = frozenset(_ALWAYS.split())
 _MAPS_IF_DERIVED = _MAPS | frozenset(_BESIDE.split())
-_MAPS_DESCRIBED = _MAPS | {"FA", "MPR", "SUB", "FIELDMAP"}  # words of the description of a derived series
+_MAPS_DESCRIBED = _MAPS | {"FA", "SUB", "FIELDMAP"}  # words of the description of a derived series
 _MAP_PAIRS = re.compile(
     r"(?<![A-Z0-9])(?:[TR][12]\*?|[TR]2 ?STAR|PD|B[01]|FIELD|PHASE|PARAMETRIC|PERFUSION|DIFFUSION) ?MAP(?![A-Z])"
 )
-_CALCULATED = {"MAX_IP", "MIN_IP", "VOLUME_RENDER", "SURFACE_RENDER", "MPR", "CURVED_MPR", "MEAN_IP"}
+_CALCULATED = {"MAX_IP", "MIN_IP", "VOLUME_RENDER", "SURFACE_RENDER", "CURVED_MPR", "MEAN_IP"}
 _CALCULATED_CONTRAST = {"ADDITION", "DIVISION", "MASKED", "MAXIMUM", "MEAN", "MEDIAN", "MINIMUM", "MTT", "NONLINEAR"}
 _CALCULATED_CONTRAST |= {"QUANTITY", "RCBF", "RCBV", "STD_DEVIATION", "SUBTRACTION", "T_TEST", "TTP", "Z_SCORE"}
 _SCOUT = re.compile(
-    r"(?<![a-z])(?:locali[sz]ers?|loc|scouts?|survey|plan scan|planscan|3 ?plane|tri ?pilot|pilot)(?![a-z])"
+    r"(?<![a-z])(?:(?:locali[sz]|lokali[sz]|locali[sz]ad)(?:er|eur|or|atore)s?|loc|(?:aah?)?scouts?|survey|plan scan"
+    r"|planscan|3 ?plane|tri ?pilot|pilot)(?![a-z])"
 )
 _PHANTOM = re.compile(r"phantom|(?<![a-z0-9])(?:qa|qc|acr|daily ?qa|quality (?:assurance|control))(?![a-z0-9])")
 _LOSSY = {  # syntaxes: always, or perhaps

@@ -32,6 +32,8 @@ from mri_ray.errors import Reason
 
 _NATIVE = {EXPLICIT: ExplicitVRLittleEndian, IMPLICIT: ImplicitVRLittleEndian, BIG: ExplicitVRBigEndian}
 _HEAD_BYTES = 4096
+_OF_GE = UID("1.2.840.113619.5.2")  # implicit little endian, but for its pixels, which are big endian
+_OF_PHILIPS = UID("1.3.46.670589.33.1.4.1")  # explicit little endian
 _SOF = {0xC0: JPEGBaseline8Bit, 0xC1: JPEGExtended12Bit, 0xC3: JPEGLossless, 0xF7: JPEGLSLossless}
 
 
@@ -111,6 +113,8 @@ def _of_pixels(dataset: DataSet, declared: UID | None) -> UID:
     """The syntax that the pixels are in, from what is declared and from how they stand there."""
     native = _NATIVE[dataset.syntax]
     element = pixels_in(dataset)
+    if declared in (_OF_GE, _OF_PHILIPS) and element is not None and not element.undefined:
+        return ExplicitVRBigEndian if declared == _OF_GE else native
     if declared is not None and (element is None or not declared.is_transfer_syntax):
         return declared
     if element is None or not element.undefined:

@@ -120,7 +120,9 @@ def _described(dataset: DataSet, element: Element) -> Stored:
     samples = _size(dataset, "SamplesPerPixel", absent=_SAMPLES[photometric])
     if samples != _SAMPLES[photometric]:
         raise Refused(Reason.DAMAGED_HEADER, f"DICOM: {samples} samples a pixel do not go with {photometric}")
-    frames = values.whole(dataset, "NumberOfFrames") if dataset.raw("NumberOfFrames") else 1
+    told = (dataset.raw("NumberOfFrames") or b"").strip(b" \0")
+    frames = values.whole(dataset, "NumberOfFrames") if told else 1
+    frames = 1 if frames == 0 else frames  # some write it so; the length of the pixels has to agree
     if frames is None or frames < 1:
         raise Refused(Reason.DAMAGED_HEADER, "DICOM: NumberOfFrames is no number above 0")
     allocated, bits, high = _depth(dataset, element)
@@ -152,7 +154,9 @@ def _depth(dataset: DataSet, element: Element) -> tuple[int, int, int]:
     allocated = _size(dataset, "BitsAllocated")
     bits = _size(dataset, "BitsStored", absent=allocated)
     high = _size(dataset, "HighBit", absent=bits - 1)
-    if not 1 <= bits <= high + 1 <= allocated or (element.undefined and high != bits - 1):
+    if element.undefined or not bits <= high + 1 <= allocated:
+        high = bits - 1  # as it must be (PS3.5, 8.1.1); a wrong one is a common fault
+    if not 1 <= bits <= allocated:
         raise Refused(Reason.DAMAGED_HEADER, f"DICOM: {bits} bits up to bit {high} in {allocated}")
     if allocated not in (1, 8, 16, 32, 64):
         raise Refused(Reason.UNSUPPORTED_MODE, f"DICOM: values of {allocated} bits")

@@ -10,17 +10,21 @@ import re
 _WORDS = {
     "FLAIR": r"[a-z0-9]*flair|dark ?fluid",
     "DWI": r"dwi|dti|diff|diffusion|trace|tracew|resolve",
-    "T2*": r"[sev]?t2 ?star|[sev]?t2 ?\*w?|swi|swan|hemo|haemo|medic",
+    "T2*": r"[sev]?t2 ?star|[sev]?t2 ?\*w?|[sev]?t2w? ?(?:ffe|gre|fl[23]d|merge)|gre t2|swi|swan|hemo|haemo|medic",
     "T1": r"[sev]?t1(?:w|wi)?(?:se|tse|fse|tfe|ffe|ir|3d|space|vibe|c|ce|gd|flair)?|mp ?rage|f?spgr|bravo",
     "T2": r"[sev]?t2(?:w|wi)?(?:se|tse|fse|3d|space|flair)?",
     "PD": r"[sev]?pd(?:w|wi)?(?:se|tse|fse)?|proton ?density",
 }
 _ALONE = r"(?<![a-z0-9])(?:{})(?![a-z0-9])"
 _PATTERNS = {name: re.compile(_ALONE.format(words)) for name, words in _WORDS.items()}
-_AGENTS = r"gd|gad|gado|gadolinium|post|postgd|postcontrast|contrast|km|mdc|ce|c\+|t1c|t1ce|t1gd"
+_AGENTS = (
+    r"gd|gad[a-z]*|dotarem|magnevist|prohance|multihance|omniscan|clariscan|post|postgd|postcontrast|contrast[eo]?"
+    r"|inj|km|mdc|ce|c\+|t1c|t1ce|t1gd"
+)
 _WITH_AGENT = re.compile(_ALONE.format(_AGENTS) + r"|\+ ?(?:c|gd|km|contrast)(?![a-z0-9])")
 _NO_AGENTS = (
     r"pre ?(?:contrast|gd|km)?|without(?: contrast)?|w/?o(?: contrast)?|non? ?contrast|no gd|nativ|native|ohne(?: km)?"
+    r"|(?:sin|sem|sans|senza)(?: (?:contrast[eo]|gado[a-z]*|mdc|inj[a-z]*))?"
 )
 _WITHOUT_AGENT = re.compile(_ALONE.format(_NO_AGENTS))
 _NO_AGENT = {"", "NO", "NONE", "N", "FALSE", "0", "NA", "N/A", "WITHOUT", "NO CONTRAST", "UNKNOWN"}
@@ -54,6 +58,8 @@ def sequence_of(
             return None
         if found:
             break
+    if found == "T2" and "GR" in scanning and "SE" not in scanning:
+        return None  # of gradient echoes it may be T2*, or neither
     found = found or _CONTRASTS.get(contrast or "")
     found = found or _by_times(scanning, echo_ms, repetition_ms, inversion_ms)
     return _enhanced(found, words, agent) if found == "T1" else found

@@ -164,7 +164,7 @@ FLAGS = [
     ({"ImageType": ["DERIVED", "PRIMARY", "DIFFUSION", "FA", "ND"]}, {Flag.DERIVED}),
     ({"ImageType": ["ORIGINAL", "PRIMARY", "M_FFE", "M", "FFE"]}, set()),
     ({"ImageType": ["DERIVED", "SECONDARY", "PROJECTION IMAGE", "COLLAPSE"]}, {Flag.DERIVED}),
-    ({"ImageType": ["DERIVED", "SECONDARY", "MPR", "CSA MPR"]}, {Flag.DERIVED}),
+    ({"ImageType": ["DERIVED", "SECONDARY", "MPR", "CSA MPR"]}, set()),  # anatomy, cut anew
     ({"ImageType": ["DERIVED", "PRIMARY", "T1 MAP"]}, {Flag.DERIVED}),
     ({"ImageType": ["DERIVED", "SECONDARY"], "SeriesDescription": "ADC (10^-6)"}, {Flag.DERIVED}),
     ({"ImageType": ["ORIGINAL", "PRIMARY", "OTHER"], "SeriesDescription": "dwi for adc"}, set()),

@@ -391,7 +391,7 @@ WRONG = {
     "no rows": ({"Rows": 0}, Reason.DAMAGED),
     "few rows": ({"Rows": 8}, Reason.TOO_SMALL),
     "many pixels": ({"Rows": 60_000, "Columns": 60_000}, Reason.TOO_MANY_PIXELS),
-    "many frames": ({"NumberOfFrames": 5000}, Reason.TOO_MANY_FRAMES),
+    "many frames": ({"NumberOfFrames": 50_000}, Reason.TOO_MANY_FRAMES),
     "frames below none": ({"NumberOfFrames": -1}, Reason.DAMAGED_HEADER),
     "more bits than there are": ({"BitsStored": 17}, Reason.DAMAGED_HEADER),
     "no bits": ({"BitsStored": 0, "HighBit": 0}, Reason.DAMAGED_HEADER),

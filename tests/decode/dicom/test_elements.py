@@ -216,4 +216,5 @@ def test_hostile_data_sets_are_given_up_soon(make):
     assert time.perf_counter() - begin < 10
     if make is not _twins:
         assert found.fault is not None
-        assert found.fault.reason is Reason.DAMAGED_HEADER
+        # A few bytes an element are no more than a file of this length may have, and it ends in the middle.
+        assert found.fault.reason is (Reason.TRUNCATED if make is _many_items else Reason.DAMAGED_HEADER)

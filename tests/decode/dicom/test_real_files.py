@@ -30,7 +30,7 @@ OUTCOMES: dict[str, tuple[int | Reason, set[Flag]]] = {
     "edge/ExplVR_LitEndNoMeta.dcm": (_NO_IMAGE, set()),
     "edge/J2K_pixelrep_mismatch.dcm": (_OTHER, set()),  # CT
     "edge/JPEG2000-embedded-sequence-delimiter.dcm": (_OTHER, set()),  # a screen shot of nuclear medicine
-    "edge/MR-SIEMENS-DICOM-WithOverlays.dcm": (1, {Flag.DERIVED}),  # a reformatted volume
+    "edge/MR-SIEMENS-DICOM-WithOverlays.dcm": (1, set()),  # a reformatted volume
     "edge/MR_small.dcm": (1, set()),
     "edge/MR_small_RLE.dcm": (1, set()),
     "edge/MR_small_bigendian.dcm": (1, set()),
@@ -51,7 +51,7 @@ OUTCOMES: dict[str, tuple[int | Reason, set[Flag]]] = {
     "edge/rtplan_truncated.dcm": (Reason.TRUNCATED, set()),
     "non_mr/CT_small.dcm": (_OTHER, set()),
     "non_mr/SC_rgb_jpeg.dcm": (_OTHER, set()),
-    "non_mr/examples_overlay.dcm": (1, {Flag.DERIVED}),  # an MR image after all
+    "non_mr/examples_overlay.dcm": (1, set()),  # an MR image after all
     "non_mr/examples_palette.dcm": (_OTHER, set()),
     "non_mr/examples_ybr_color.dcm": (_OTHER, set()),
     "non_mr/reportsi.dcm": (_NO_IMAGE, set()),
