@@ -1,5 +1,6 @@
 """Prepared rows and labels -> the cohort: which rows are learned from, on which side, and what would leak."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,12 +79,20 @@ class Cohort:
 
 
 def assemble(
-    rows: pa.Table, *, paths: pa.ChunkedArray, matched: Matched, split: SplitConfig, seed: int, quote: bool = True
+    rows: pa.Table,
+    *,
+    paths: pa.ChunkedArray,
+    matched: Matched,
+    key_of: Callable[[str], str | None],
+    split: SplitConfig,
+    seed: int,
+    quote: bool = True,
 ) -> Cohort:
     """Group and split rows that have a slice (columns INDEX, part, place).
 
     paths: of the rows, below the archive's root. matched: their labels; rows without one are left out. Rows of one
-    patient are those that either the labels or the headers say so of. quote: whether a message may name a folder.
+    patient are those that either the labels or the headers say so of; key_of: what stands in headers' columns for a
+    patient that labels tell. quote: whether a message may name a folder.
     Raises SplitError (see `split.refuse`).
     """
     chosen = np.flatnonzero(matched.label >= 0)
@@ -91,8 +100,12 @@ def assemble(
     told = [matched.patient[i] for i in chosen.tolist()]
     by_header = rows["patient_key"].to_pylist()
     patients = [one or other for one, other in zip(told, by_header, strict=True)]
+    keys = {patient: key_of(patient) or patient for patient in set(told) if patient is not None}
     groups = group(
-        rows["pixel_digest"].to_pylist(), joinable(rows["flags"]), told, by_header, rows["study_key"].to_pylist()
+        rows["pixel_digest"].to_pylist(),
+        joinable(rows["flags"]),
+        ([None if patient is None else keys[patient] for patient in told], by_header),
+        (rows["study_key"].to_pylist(),),
     )
     side = assign(
         split,

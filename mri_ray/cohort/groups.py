@@ -1,6 +1,7 @@
 """Rows that must stay together: those of one patient or study, and exact copies of one picture."""
 
 from collections.abc import Sequence
+from itertools import chain
 
 import numpy as np
 import pyarrow as pa
@@ -8,23 +9,26 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 
-def group(pixel_digests: Sequence[str | None], joinable: np.ndarray, *owners: Sequence[str | None]) -> np.ndarray:
+def group(
+    pixel_digests: Sequence[str | None], joinable: np.ndarray, *owners: tuple[Sequence[str | None], ...]
+) -> np.ndarray:
     """Number the groups of N rows by first appearance, int32 (N,).
 
-    Two rows share a group when a chain of equal owners (a patient, a study; each sequence is a kind of its own) and
-    equal pixels links them. joinable: bool (N,); a row that is not (a blank picture looks like any other) is linked by
-    its owners only. None links nothing.
+    Two rows share a group when a chain of equal owners and equal pixels links them. owners: for each kind (patients,
+    studies) the columns that tell them; a value in one of its columns is the same owner in another. joinable: bool
+    (N,); a row that is not (a blank picture looks like any other) is linked by its owners only. None links nothing.
     """
     count = len(pixel_digests)
-    lengths = [count, len(joinable), *map(len, owners)]
+    lengths = [count, len(joinable), *(len(column) for columns in owners for column in columns)]
     if len(set(lengths)) > 1:
         raise ValueError(f"group: lengths must agree, got {lengths}")
     if not count:
         return np.empty(0, np.int32)
     edges, size = [], count
     everywhere = np.ones(count, bool)
-    for values, usable in ((pixel_digests, np.asarray(joinable, bool)), *((owner, everywhere) for owner in owners)):
-        links, nodes = _links(values, usable, size)
+    kinds = (((pixel_digests,), np.asarray(joinable, bool)), *((columns, everywhere) for columns in owners))
+    for columns, usable in kinds:
+        links, nodes = _links(columns, usable, size)
         edges.append(links)
         size += nodes
     row, node = np.concatenate(edges, axis=1)
@@ -36,9 +40,9 @@ def group(pixel_digests: Sequence[str | None], joinable: np.ndarray, *owners: Se
     return rank[number]
 
 
-def _links(values: Sequence[str | None], usable: np.ndarray, first_node: int) -> tuple[np.ndarray, int]:
+def _links(columns: tuple[Sequence[str | None], ...], usable: np.ndarray, first_node: int) -> tuple[np.ndarray, int]:
     """Edges (2, E) from rows to the nodes of their values, numbered from `first_node`, and the number of such nodes."""
-    encoded = pa.array(values, pa.string()).dictionary_encode()
-    rows = np.flatnonzero(np.asarray(encoded.is_valid()) & usable)
-    nodes = encoded.indices.take(pa.array(rows)).to_numpy() + first_node
-    return np.stack([rows, nodes]), len(encoded.dictionary)
+    encoded = pa.array(chain.from_iterable(columns), pa.string()).dictionary_encode()
+    places = np.flatnonzero(np.asarray(encoded.is_valid()) & np.tile(usable, len(columns)))
+    nodes = encoded.indices.take(pa.array(places)).to_numpy() + first_node
+    return np.stack([places % len(usable), nodes]), len(encoded.dictionary)

@@ -170,6 +170,12 @@ class LabelledJob(Job):
             labels = labels_from_folders(paths, self._settings.classes)[0]
         return match(paths, labels, rows, quote=self.quote) if require else bring(paths, labels, rows)
 
+    def patient_key(self, patient: str) -> str | None:
+        """What stands for a patient of the labels in the columns of headers; None where those cannot hold it."""
+        if self.identifiers.headers == "pseudonym" and not self.identifiers.fingerprint:
+            return None
+        return self.identifiers.key_of("patient", patient)
+
     def facts(
         self,
         bundle: Bundle,

@@ -101,7 +101,13 @@ class _Training(LabelledJob):
         matched = self.labels_of(usable, require=True)
         paths = self.paths(usable)
         cohort = assemble(
-            usable, paths=paths, matched=matched, split=settings.split, seed=settings.seed, quote=self.quote
+            usable,
+            paths=paths,
+            matched=matched,
+            key_of=self.patient_key,
+            split=settings.split,
+            seed=settings.seed,
+            quote=self.quote,
         )
         for side, counts in cohort.counts().items():
             log.info("%s: %s", side, ", ".join(f"{number:,} {name}" for name, number in counts.items()))

@@ -15,7 +15,7 @@ rows = st.lists(
 
 def grouped(cases):
     patients, digests, joinable = zip(*cases, strict=True) if cases else ((), (), ())
-    return group(list(digests), np.array(joinable, bool), list(patients))
+    return group(list(digests), np.array(joinable, bool), (list(patients),))
 
 
 def reference(cases):
@@ -35,18 +35,18 @@ def reference(cases):
 
 
 def test_patients_and_copies_link_through_chains():
-    found = group(["a", "b", "a", "b", "c"], np.ones(5, bool), ["p", None, None, "q", None])
+    found = group(["a", "b", "a", "b", "c"], np.ones(5, bool), (["p", None, None, "q", None],))
     assert found.tolist() == [0, 1, 0, 1, 2]
     assert found.dtype == np.int32
 
 
 def test_a_copy_links_two_patients():
-    assert group(["a", "a", "x", "y"], np.ones(4, bool), ["p", "q", "p", "q"]).tolist() == [0, 0, 0, 0]
+    assert group(["a", "a", "x", "y"], np.ones(4, bool), (["p", "q", "p", "q"],)).tolist() == [0, 0, 0, 0]
 
 
 def test_blank_pictures_join_by_patient_only():
     black = "the same black picture"
-    found = group([black] * 5, np.zeros(5, bool), ["p", "q", "p", None, None])
+    found = group([black] * 5, np.zeros(5, bool), (["p", "q", "p", None, None],))
     assert found.tolist() == [0, 1, 0, 2, 3]
 
 
@@ -54,22 +54,27 @@ def test_a_picture_that_does_not_join_links_nothing_to_those_that_do():
     assert group(["a", "a", "a"], np.array([True, False, True])).tolist() == [0, 1, 0]
 
 
-def test_patients_of_labels_and_of_headers_are_kinds_of_their_own():
-    found = group([None] * 4, np.ones(4, bool), ["p", "p", None, None], [None, "k", "k", "p"])
+def test_kinds_are_kept_apart():
+    found = group([None] * 4, np.ones(4, bool), (["p", "p", None, None],), ([None, "k", "k", "p"],))
     assert found.tolist() == [0, 0, 0, 1]
 
 
+def test_a_patient_is_the_same_whichever_column_tells_it():
+    found = group([None] * 4, np.ones(4, bool), (["p", None, "q", None], [None, "p", "r", "r"]))
+    assert found.tolist() == [0, 0, 1, 1]
+
+
 def test_a_patient_and_a_digest_of_the_same_text_are_no_link():
-    assert group([None, "x"], np.ones(2, bool), ["x", None]).tolist() == [0, 1]
+    assert group([None, "x"], np.ones(2, bool), (["x", None],)).tolist() == [0, 1]
 
 
 def test_nothing_gives_nothing():
-    assert group([], np.array([], bool), []).shape == (0,)
+    assert group([], np.array([], bool), ([],)).shape == (0,)
 
 
 def test_lengths_must_agree():
     with pytest.raises(ValueError, match=r"lengths must agree, got .2, 1, 1."):
-        group([None, None], np.ones(1, bool), [None])
+        group([None, None], np.ones(1, bool), ([None],))
 
 
 @settings(max_examples=100, deadline=None)

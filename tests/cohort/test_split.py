@@ -19,7 +19,7 @@ def split(cases, by="group", seed=0, names=None, **fractions):
     """Sides and groups of (patient, digest) rows; `names` are their keys."""
     names = names or [f"{number}.png" for number in range(len(cases))]
     patients, digests = [patient for patient, _ in cases], [pixels for _, pixels in cases]
-    groups = group(digests, np.ones(len(cases), bool), patients)
+    groups = group(digests, np.ones(len(cases), bool), (patients,))
     row_ids = [row_id(object_id(name)) for name in names]
     config = SplitConfig(by=by, **fractions)
     return assign(config, seed=seed, keys=names, row_ids=row_ids, patients=patients, groups=groups), groups
@@ -28,7 +28,7 @@ def split(cases, by="group", seed=0, names=None, **fractions):
 def in_folders(parents, patients=None, **settings):
     keys = [f"{parent}/{number}.png" for number, parent in enumerate(parents)]
     patients = patients or [None] * len(keys)
-    groups = group([None] * len(keys), np.ones(len(keys), bool), patients)
+    groups = group([None] * len(keys), np.ones(len(keys), bool), (patients,))
     config = SplitConfig(by="folder", **settings)
     return assign(config, seed=0, keys=keys, row_ids=keys, patients=patients, groups=groups)
 
@@ -109,7 +109,7 @@ def test_folders_give_the_sides_and_validation_is_carved_from_training_by_group(
     sides = in_folders(["Training/x"] * 300 + ["TESTING"] * 100, patients, validation=0.25)
     assert set(sides[300:].tolist()) == {TEST}
     assert np.mean(sides[:300] == VALIDATION) == pytest.approx(0.25, abs=0.13)
-    carved = group([None] * 300, np.ones(300, bool), patients[:300])
+    carved = group([None] * 300, np.ones(300, bool), (patients[:300],))
     assert leakage(sides[:300], carved).crossing == 0
 
 

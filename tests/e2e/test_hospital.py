@@ -106,7 +106,9 @@ def test_every_object_ends_as_it_must(jobs, hospital, bundle, tmp_path, site_key
     assert values["counts"] == {name: hospital.counts[name] for name in ("objects", *State)}
     assert values["packs"] == opened(hospital)
 
-    found = by_key(table(values["results"]), hospital.root)
+    results = table(values["results"])
+    assert len(set(results["row_id"].to_pylist())) == results.num_rows
+    found = by_key(results, hospital.root)
     assert set(found) == set(hospital.expected)
     differing = {}
     for key, expected in hospital.expected.items():
@@ -240,3 +242,15 @@ def test_on_s3_at_size(jobs, bundle, s3_server, s3_prefix, tmp_path, site_key, m
     assert not hospital.leaks(printed.encode())
     with capsys.disabled():
         print("\n{objects} objects, {objects_per_s} a second, peak {peak_mb} MB a worker".format(**values["this_run"]))
+
+
+def test_a_linkage_that_does_not_lead_back_is_named(jobs, hospital, bundle, tmp_path, site_key):
+    given = [f"archive={hospital.root}", f"bundle={bundle}", f"output={tmp_path}/out", *BOTH, *hospital.overrides]
+    given += ["max_quarantined_fraction=0.5"]
+    code, printed = jobs.run("score", *given, f"linkage={tmp_path}/one")
+    assert code == 0, printed
+    code, printed = jobs.run("score", *given, f"linkage={tmp_path}/other")
+    assert code == 2
+    last = printed.strip().splitlines()[-1]
+    assert last.startswith("ArchiveError: linkage: must be the one these rows were made with")
+    assert not hospital.leaks(printed.encode())
