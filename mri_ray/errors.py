@@ -13,7 +13,8 @@ MriRayError                     exit code 1
 │   └── BundleError             a bundle that is incomplete, altered, or made for other settings
 └── RunError                    a run that started and cannot be believed
     ├── TooManyQuarantined      exit code 3: more objects failed than `max_quarantined_fraction` allows
-    └── TrainingFailed          exit code 4: training broke down (loss is NaN, worker lost for good)
+    ├── TrainingFailed          exit code 4: training broke down (loss is NaN, worker lost for good)
+    └── OutOfTime               exit code 5: `max_runtime_s` is over; the same line goes on where this one stopped
 
 What is wrong with a single object never raises: it becomes a `Failure` with a `Reason` (see `records`).
 """
@@ -77,6 +78,10 @@ class TooManyQuarantined(RunError):
 
 class TrainingFailed(RunError):
     exit_code = 4
+
+
+class OutOfTime(RunError):
+    exit_code = 5
 
 
 class Reason(StrEnum):

@@ -118,17 +118,18 @@ def prepared_location(
     return root / "prepared" / name
 
 
-def prepare_all(source: FromArchive, prepared: Location, *, workers: int | None) -> int:
+def prepare_all(source: FromArchive, prepared: Location, *, workers: int | None, deadline: float | None = None) -> int:
     """Prepare what is not there yet; returns how many objects that were."""
     work = PrepareShard(source=source, prepared=prepared)
     todo = outputs.missing(source.manifest, prepared)
     total = sum(shard.objects for shard in todo)
-    facts = shards.followed(shards.run(todo, lambda: work, workers=workers), total=total, what="prepared")
+    running = shards.run(todo, lambda: work, workers=workers)
+    facts = shards.followed(running, total=total, what="prepared", deadline=deadline)
     return sum(fact["objects"] for fact in facts)
 
 
-def probe(archive: Location, decode: DecodeConfig) -> bool:
-    """Whether some objects, spread over the beginning of the listing, hold identifiers in their headers."""
-    keys = pa.Table.from_batches(islice(archive.list(), _PROBED_PAGES), LISTING)["key"]
+def probe(archive: Location, pages: Iterable[pa.RecordBatch], decode: DecodeConfig) -> bool:
+    """Whether some objects, spread over the beginning of a listing, hold identifiers in their headers."""
+    keys = pa.Table.from_batches(islice(pages, _PROBED_PAGES), LISTING)["key"]
     step = max(1, len(keys) // _PROBED)
     return any(holds_identifiers(archive, key, decode) for key in keys.to_pylist()[::step])

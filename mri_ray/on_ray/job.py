@@ -2,6 +2,7 @@
 
 import logging
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -12,9 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mri_ray.archive import outputs
-from mri_ray.archive.identity import digest
+from mri_ray.archive.identity import digest, digest_json
 from mri_ray.archive.manifest import Manifest
 from mri_ray.archive.pseudonym import Identifiers, pseudonym, site_key
+from mri_ray.archive.select import selected
 from mri_ray.archive.storage import Location
 from mri_ray.cohort.columns import flagged
 from mri_ray.cohort.labels import Matched, bring, labels_from_file, labels_from_folders, match
@@ -24,6 +26,7 @@ from mri_ray.on_ray import ingest, studies
 from mri_ray.on_ray.settings import ArchiveRun, LabelledRun
 from mri_ray.predict.snapshot import Snapshot
 from mri_ray.predict.studies import StudyRule
+from mri_ray.predict.worklist import as_csv, worklist
 from mri_ray.prepare.objects import Place, again
 from mri_ray.prepare.settings import PrepareConfig
 from mri_ray.records import Flag
@@ -50,6 +53,7 @@ class Job:
         for place in filter(None, (self.output, self.linkage)):
             place.check(must_exist=False)
         self.record = Record(name, settings)
+        self.deadline = None if settings.max_runtime_s is None else time.monotonic() + settings.max_runtime_s
         self._shared = settings
 
     def take_stock(self, root: Location, finished: Location) -> Manifest:
@@ -60,25 +64,30 @@ class Job:
         """
         if self.identifiers.headers == "pseudonym" and not self.identifiers.fingerprint:
             log.info("looking for identifiers in %s, since there is no site key", self.archive.uri)
-            if ingest.probe(self.archive, self._shared.decode):
+            if ingest.probe(self.archive, self._listed(), self._shared.decode):
                 self.identifiers.require_key()
         log.info("listing %s", self.archive.uri)
         # Below a linkage ids follow from the site key: another key is another manifest.
-        name = digest("manifest", self.archive.uri, self.identifiers.fingerprint if self.linkage else "")
+        which = () if self._shared.select.is_all else (digest_json(self._shared.select),)
+        name = digest("manifest", self.archive.uri, self.identifiers.fingerprint if self.linkage else "", *which)
         manifest = Manifest((self.linkage or root) / "manifest" / name, secret=self.identifiers.id_key())
         cut = {"shard_objects": self._shared.shards.objects, "shard_bytes": self._shared.shards.megabytes * 2**20}
         with self._untold():
-            update = manifest.update(self.archive.list(), **cut)
+            update = manifest.update(self._listed(), **cut)
         log.info(
             "listed %s objects: %s new or changed, %s known, %s gone",
             *(f"{number:,}" for number in (update.new + update.known, update.new, update.known, update.gone)),
         )
         if not update.new + update.known:
-            raise ArchiveNotFound(f"archive: must hold at least one object, got none below {self.archive.uri}")
+            left = "" if self._shared.select.is_all else " that `select` leaves"
+            raise ArchiveNotFound(f"archive: must hold at least one object{left}, got none below {self.archive.uri}")
         manifest.add_retry(outputs.to_retry(manifest.pinned(), finished), after=update.listing, **cut)
         self.record.note(this_run={"new": update.new, "known": update.known, "gone": update.gone})
         self.manifest = manifest.pinned()  # what another run adds from now on is that run's affair
         return self.manifest
+
+    def _listed(self) -> Iterator[pa.RecordBatch]:
+        return selected(self.archive.list(), self._shared.select)
 
     def source(self, prepare: PrepareConfig, generation: Location) -> ingest.FromArchive:
         """Rows of the archive's shards; generation: where what is made of them goes."""
@@ -226,11 +235,11 @@ class LabelledJob(Job):
         levels = join.run()
         self.output.write_table("studies.parquet", levels.studies)
         self.output.write_table("patients.parquet", levels.patients)
-        self.record.note(
-            series=join.place.uri,
-            studies=self.output.uri_of("studies.parquet"),
-            patients=self.output.uri_of("patients.parquet"),
-        )
+        order = worklist(levels.studies, results)
+        self.output.write_table("worklist.parquet", order)
+        self.output.write("worklist.csv", as_csv(order))
+        tables = {name: self.output.uri_of(f"{name}.parquet") for name in ("studies", "patients", "worklist")}
+        self.record.note(series=join.place.uri, **tables)
         figures = answers.by_level(
             labelled,
             join.with_keys(results),

@@ -20,7 +20,8 @@ def run(settings: PrepareRun) -> Record:
         with record.stage("listing"):
             manifest = job.take_stock(job.output, place)
         with record.stage("preparing"):
-            done = ingest.prepare_all(job.source(settings.prepare, place), place, workers=settings.shards.workers)
+            source = job.source(settings.prepare, place)
+            done = ingest.prepare_all(source, place, workers=settings.shards.workers, deadline=job.deadline)
     with record.stage("ledger"):
         found = snapshot.build(manifest, place, job.output / "snapshots", LEDGER)
     job.warn_of_paths(found)

@@ -74,15 +74,14 @@ def generation(
     return results / digest("generation", archive.uri, bundle_digest, *ways)
 
 
-def score_all(task: Task, manifest: Manifest, *, workers: int | None) -> Facts:
+def score_all(task: Task, manifest: Manifest, *, workers: int | None, deadline: float | None = None) -> Facts:
     """Score the shards that have no table yet; returns what this run did."""
     todo = outputs.missing(manifest, task.results)
     total = sum(shard.objects for shard in todo)
     there = len(manifest.shards()) - len(todo)
     log.info("scoring %s shards with %s objects; %s shards are there already", len(todo), f"{total:,}", there)
-    facts = shards.followed(
-        shards.run(todo, lambda: ScoreShard(task), workers=workers, use_gpu=True), total=total, what="scored"
-    )
+    running = shards.run(todo, lambda: ScoreShard(task), workers=workers, use_gpu=True)
+    facts = shards.followed(running, total=total, what="scored", deadline=deadline)
     return {
         "objects": sum(fact["objects"] for fact in facts),
         "quarantined": sum(fact.get("quarantined", 0) for fact in facts),

@@ -6,6 +6,7 @@ The names of the fields are part of the interface: see the README's table.
 from dataclasses import dataclass, field
 from typing import Literal
 
+from mri_ray.archive.select import SelectConfig
 from mri_ray.archive.storage import Location, StorageConfig
 from mri_ray.cohort.labels import DEFAULT_CLASSES, class_words
 from mri_ray.cohort.split import SplitConfig
@@ -78,7 +79,11 @@ class ArchiveRun:
     identifiers: Literal["pseudonym", "drop", "keep"] = "pseudonym"  # of what headers say; the key: archive.pseudonym
     uris: Literal["keep", "pseudonym"] = "keep"  # pseudonym: paths hold names, so only object ids are written
     linkage: str | None = None  # with uris=pseudonym: where what leads back to the paths is kept
+    select: SelectConfig = field(default_factory=SelectConfig)
     max_quarantined_fraction: float = 0.1
+    # Stop preparing or scoring after so long; what is done stays, and the same line goes on. A training that has begun
+    # is not stopped.
+    max_runtime_s: float | None = None
     storage: StorageConfig = field(default_factory=StorageConfig)
     decode: DecodeConfig = field(default_factory=DecodeConfig)
     shards: ShardSettings = field(default_factory=ShardSettings)
@@ -90,6 +95,8 @@ class ArchiveRun:
             raise ConfigError(
                 f"max_quarantined_fraction: must lie between 0 and 1, got {self.max_quarantined_fraction}"
             )
+        if self.max_runtime_s is not None and not self.max_runtime_s > 0:
+            raise ConfigError(f"max_runtime_s: must be above 0, got {self.max_runtime_s}")
         if self.uris == "keep" and self.linkage is not None:
             raise ConfigError("linkage: is only used with uris=pseudonym")
         if self.uris == "pseudonym" and self.linkage is None:

@@ -16,7 +16,7 @@ from ray.util.annotations import RayDeprecationWarning
 
 from mri_ray import errors
 from mri_ray.archive.manifest import Shard
-from mri_ray.errors import MriRayError
+from mri_ray.errors import MriRayError, OutOfTime
 from mri_ray.on_ray import cluster
 from mri_ray.on_ray.rescue import Facts, Work, discreet, rescue
 
@@ -117,8 +117,11 @@ def own_error(error: BaseException) -> MriRayError | None:
     return cause
 
 
-def followed(facts: Iterator[Facts], *, total: int, what: str) -> list[Facts]:
-    """Gather the facts, and log every two seconds how far the work is."""
+def followed(facts: Iterator[Facts], *, total: int, what: str, deadline: float | None = None) -> list[Facts]:
+    """Gather the facts, and log every two seconds how far the work is.
+
+    deadline: in the time of `time.monotonic`; raises OutOfTime when it has passed with work left.
+    """
     gathered: list[Facts] = []
     started = said = time.monotonic()
     objects = bad = 0
@@ -127,6 +130,10 @@ def followed(facts: Iterator[Facts], *, total: int, what: str) -> list[Facts]:
         objects += fact["listed"]
         bad += fact.get("quarantined", 0)
         now = time.monotonic()
+        if deadline is not None and now > deadline and objects < total:
+            raise OutOfTime(
+                f"max_runtime_s: {objects:,} of {total:,} objects are {what} and kept; the same line does the rest"
+            )
         if now - said >= 2 or objects == total:
             said = now
             rate = objects / max(now - started, 1e-9)

@@ -70,7 +70,9 @@ class _Training(LabelledJob):
             self.take_stock(self.cache, self.prepared)
         source = self.source(settings.prepare, self.prepared)
         with record.stage("preparing"):
-            prepared = ingest.prepare_all(source, self.prepared, workers=settings.shards.workers)
+            prepared = ingest.prepare_all(
+                source, self.prepared, workers=settings.shards.workers, deadline=self.deadline
+            )
         record.values["this_run"]["objects"] = prepared
         cohort = self._cohort()
         with record.stage("training"):

@@ -10,7 +10,7 @@ import pytest
 
 from mri_ray import config
 from mri_ray.archive.storage import Location
-from mri_ray.errors import BundleError, TooManyQuarantined
+from mri_ray.errors import ArchiveNotFound, BundleError, OutOfTime, TooManyQuarantined
 from mri_ray.on_ray import score
 from mri_ray.on_ray.settings import ScoreRun
 
@@ -131,3 +131,28 @@ def test_a_bundle_that_is_none_stops_before_ray(archive, trained, tmp_path):
     with pytest.raises(BundleError, match=r"bundle.json: must be there"):
         run(archive, trained | {"bundle": str(tmp_path / "none")}, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_is_out_of_time_is_gone_on_with(ray_cluster, archive, trained, tmp_path):
+    small = {"shards": {"objects": 10, "workers": 1}}
+    with pytest.raises(OutOfTime, match=r"max_runtime_s: \d+ of 120 objects are scored and kept; the same line does"):
+        run(archive, trained, tmp_path, max_runtime_s=0.001, **small)
+    assert not (tmp_path / "run.json").exists()
+    done = len(list(tmp_path.glob("results/*/*.parquet")))
+    assert 1 <= done < 12
+    values = run(archive, trained, tmp_path, **small)
+    assert values["this_run"]["shards_there"] >= done
+    assert same_answers(rows(values), rows(trained))
+
+
+def test_a_part_of_an_archive_has_results_of_its_own(ray_cluster, archive, trained, tmp_path):
+    some = run(archive, trained, tmp_path, select={"include": ["*.png", "*.jpg"], "limit": 30})
+    assert some["counts"]["objects"] == 30
+    whole = run(archive, trained, tmp_path)
+    assert whole["counts"]["objects"] == 120
+    assert whole["this_run"]["gone"] == 0
+    again = run(archive, trained, tmp_path, select={"include": ["*.png", "*.jpg"], "limit": 30})
+    assert again["this_run"]["objects"] == 0
+    assert again["counts"] == some["counts"]
+    with pytest.raises(ArchiveNotFound, match="that `select` leaves"):
+        run(archive, trained, tmp_path, select={"include": ["nothing"]})
