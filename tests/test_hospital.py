@@ -13,6 +13,7 @@ import zlib
 from collections import Counter, defaultdict
 
 import cv2
+import imagecodecs
 import nibabel as nib
 import numpy as np
 import pydicom
@@ -23,6 +24,7 @@ from hospital.dicom import SYNTAXES
 from hospital.planted import UID_ROOT
 from hospital.source import CHANGES, Picture, Supply, changed
 from hospital.truth import Origin
+from pydicom.encaps import generate_frames
 from pydicom.uid import UID
 
 from mri_ray.archive.storage import Location
@@ -116,9 +118,27 @@ def parsed(data):
     return ds
 
 
+CODECS = {
+    "jpeg-ls": imagecodecs.jpegls_decode,
+    "jpeg-2000": imagecodecs.jpeg2k_decode,
+    "jpeg-lossless": imagecodecs.ljpeg_decode,
+    "jpeg-lossless-14": imagecodecs.ljpeg_decode,
+}
+BY_CODEC = {SYNTAXES[name]: decode for name, decode in CODECS.items()}
+
+
+def values_of(ds):
+    """What pydicom decodes by itself, or what a codec gives for each of its frames."""
+    decode = BY_CODEC.get(ds.file_meta.TransferSyntaxUID)
+    if decode is None:
+        return ds.pixel_array
+    streams = generate_frames(ds.PixelData, number_of_frames=int(ds.get("NumberOfFrames", 1)))
+    return np.stack([decode(stream) for stream in streams])
+
+
 def decoded(ds):
-    """Frames as float64 (N, H, W), brighter is more: what pydicom decodes, rescaled and turned here."""
-    array = ds.pixel_array.astype(float)
+    """Frames as float64 (N, H, W), brighter is more: the stored values, rescaled and turned here."""
+    array = values_of(ds).astype(float)
     if ds.SamplesPerPixel == 3:
         assert (array == array[..., :1]).all()
         array = array[..., 0]

@@ -82,6 +82,7 @@ def test_a_rerun_does_only_what_is_new_or_changed(ray_cluster, archive, trained,
     assert again["this_run"] | {"objects_per_s": 0} == {
         "objects": 0,
         "quarantined": 0,
+        "peak_mb": 0,
         "shards": 0,
         "shards_there": 5,
         "new": 0,
