@@ -116,8 +116,8 @@ def _dicom(context: Context, *, kind: str) -> Item:
         encapsulated(ds, [context.rng.bytes(2000)])
     elif kind == "many frames":
         reason = Reason.TOO_MANY_FRAMES
-        ds.SOPClassUID, ds.NumberOfFrames, ds.Rows, ds.Columns = uids.EnhancedMRImageStorage, 4100, 16, 16
-        ds.PixelData = bytes(4100 * 256)
+        ds.SOPClassUID, ds.NumberOfFrames, ds.Rows, ds.Columns = uids.EnhancedMRImageStorage, 33_000, 16, 16
+        ds.PixelData = bytes(33_000 * 256)
     elif kind == "mosaic":
         reason = Reason.MOSAIC
         ds, _ = mosaic(context, series, [picture] * 4, EIGHT, "explicit", explained=False)
