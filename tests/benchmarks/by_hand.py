@@ -31,12 +31,15 @@ def score(archive: str, bundle: str, output: str, paths: list[str], taken, numbe
     from mri_ray.archive.storage import Location
     from mri_ray.learn.bundle import load, module
     from mri_ray.learn.device import autocast, choose_device, choose_precision, place
+    from tests.benchmarks.network import quickened
 
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     found = load(Location.of(bundle))
     device = choose_device()
-    net = place(module(found), device)
+    net = module(found)
+    net.features = quickened(net.features)
+    net = place(net, device)
     net.head.double()
     precision = choose_precision("auto", device)
     to_pixels = prepared(found.prepare)

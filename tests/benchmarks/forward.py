@@ -66,7 +66,7 @@ def main(bundle: str, seconds: str) -> None:
         work["network"] = (lambda: net(images), flop)
         for channels, side in _CONVOLUTIONS:
             layer = torch.nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-            layer = layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            layer = layer.to(memory_format=torch.channels_last)
             given = channels_last(channels, side)
             if str(precision) == "bf16":
                 layer, given = layer.bfloat16(), given.bfloat16()  # the limit pays for no casts

@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pyarrow.fs as pf
 
 from tests import conftest
+from tests.benchmarks import by_hand
 
 
 @contextmanager
@@ -45,3 +47,11 @@ def server(folder: Path) -> Iterator[Callable[[Path], str]]:
         process.wait()
         os.environ.clear()
         os.environ.update(before)
+
+
+def rate(archive: str) -> float:
+    """Objects a second that the server gives to one process that only reads them."""
+    paths = by_hand.listed(archive)
+    started = time.perf_counter()
+    read = sum(1 for _ in by_hand.fetched(archive, iter(paths)))
+    return read / (time.perf_counter() - started)

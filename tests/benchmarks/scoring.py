@@ -4,8 +4,9 @@
 
 in the project's folder, on Linux. Contestants (see `contestants`, `by_hand`, `by_loader`, `by_documentation`) run in
 turns over the same files, which differ in their pixels and, just written, lie in the page cache; each is a process
-started and measured from outside, start-up included. Two sizes of the archive tell start-up from rate. Answers are
-compared: those of (b) must be (a)'s. All write to local disk, also where they read from S3.
+started and measured from outside, start-up included. Two sizes of the archive tell start-up from rate (fewer=0: only
+one, for a single long run). Answers are compared: those of (b) must be (a)'s. All write to local disk, also where they
+read from S3, whose server shares the machine with them.
 
 Prints a Markdown table for each variant; writes it, and every run as JSON, below `output`.
 """
@@ -26,7 +27,7 @@ from mri_ray import config
 from mri_ray.errors import ConfigError
 from tests.benchmarks import archives, forward, s3, table
 from tests.benchmarks.contestants import CONTESTANTS, Answers, Task, difference, environment
-from tests.benchmarks.measure import measure
+from tests.benchmarks.measure import Measured, measure
 from tests.benchmarks.table import Run
 
 _VARIANTS = ("jpeg", "dicom", "jpeg-s3", "dicom-s3")
@@ -49,8 +50,8 @@ class Benchmark:
         for name, known in (("variants", _VARIANTS), ("contestants", tuple(CONTESTANTS))):
             if unknown := [item for item in getattr(self, name).split(",") if item not in known]:
                 raise ConfigError(f"{name}: must be among {','.join(known)}, got {','.join(unknown)}")
-        if not 1 <= self.fewer < self.files:
-            raise ConfigError(f"fewer: must be at least 1 and below files ({self.files}), got {self.fewer}")
+        if not 0 <= self.fewer < self.files:
+            raise ConfigError(f"fewer: must be at least 0 and below files ({self.files}), got {self.fewer}")
         if self.repeats < 1:
             raise ConfigError(f"repeats: must be at least 1, got {self.repeats}")
 
@@ -59,43 +60,47 @@ Places = dict[str, dict[int, str]]  # the archive of each variant and size
 
 
 def run(settings: Benchmark) -> str:
-    """Run all, write scoring.json and scoring.md below `output`, and return the latter.
+    """Run all, write scoring.json and scoring.md below `output` after every round, and return the latter.
 
     Raises RuntimeError when a contestant fails, leaves files unanswered, or answers otherwise than it may.
     """
+    text, runs = "", list[Run]()
     with tempfile.TemporaryDirectory(prefix="bench-") as work, ExitStack() as stack:
         folder = Path(work)
         local = {kind: archives.make(folder, _data(settings), kind, _sizes(settings)) for kind in _kinds(settings)}
-        bundle = archives.bundle(folder / "bundle", next(iter(local.values()))[settings.fewer])
+        bundle = archives.bundle(folder / "bundle", next(iter(local.values()))[settings.files])
         places = {kind: {size: str(place) for size, place in sizes.items()} for kind, sizes in local.items()}
         if "-s3" in settings.variants:
             upload = stack.enter_context(s3.server(folder / "s3"))
             places |= {f"{kind}-s3": {size: upload(place) for size, place in local[kind].items()} for kind in local}
-        alone = forward.measure(bundle, settings.forward_s)
-        runs = list(_all(settings, places, bundle, folder))
-    facts = {"machine": table.machine(), "settings": asdict(settings), "forward": alone}
-    return _report(settings, facts, runs)
+        facts: dict[str, Any] = {"machine": table.machine(), "settings": asdict(settings)}
+        facts["forward"] = forward.measure(bundle, settings.forward_s)
+        facts["server"] = {name: s3.rate(at[settings.files]) for name, at in places.items() if name.endswith("-s3")}
+        for number in range(settings.repeats):
+            runs += _round(settings, places, bundle, folder, number)
+            text = _write(settings, facts, runs)
+    return text
 
 
 def _data(settings: Benchmark) -> str | None:
     return settings.data or (f"{os.environ['MRI_DATA']}/kaggle" if os.environ.get("MRI_DATA") else None)
 
 
-def _sizes(settings: Benchmark) -> tuple[int, int]:
-    return settings.fewer, settings.files
+def _sizes(settings: Benchmark) -> tuple[int, ...]:
+    return (settings.fewer, settings.files) if settings.fewer else (settings.files,)
 
 
 def _kinds(settings: Benchmark) -> list[str]:
     return list(dict.fromkeys(variant.partition("-")[0] for variant in settings.variants.split(",")))
 
 
-def _all(settings: Benchmark, places: Places, bundle: Path, folder: Path) -> Iterator[Run]:
-    """Every contestant at every size, again and again; each round begins with another one."""
+def _round(settings: Benchmark, places: Places, bundle: Path, folder: Path, number: int) -> Iterator[Run]:
+    """Every contestant at every size of every variant; each round begins with another one."""
     keys = settings.contestants.split(",")
-    for repeat, variant, size in product(range(settings.repeats), settings.variants.split(","), _sizes(settings)):
+    first = number % len(keys)
+    for variant, size in product(settings.variants.split(","), _sizes(settings)):
+        measured: dict[str, Measured] = {}
         answers: dict[str, Answers] = {}
-        measured = {}
-        first = repeat % len(keys)
         for key in keys[first:] + keys[:first]:
             task = Task(
                 archive=places[variant][size],
@@ -104,47 +109,59 @@ def _all(settings: Benchmark, places: Places, bundle: Path, folder: Path) -> Ite
                 output=folder / "output",
                 ray=folder / "ray",
             )
-            task.ray.mkdir()
-            measured[key] = measure(CONTESTANTS[key].command(task), environment(task), folder / "log")
-            answers[key] = CONTESTANTS[key].answers(task.output)
-            for place in (task.output, task.ray):
-                shutil.rmtree(place)
+            measured[key], answers[key] = _one(key, task, folder / "log")
             now = measured[key]
-            print(f"{repeat} {variant} {size} ({key}) {now.wall_s:.1f} s wall, {now.cpu_s:.1f} s CPU", file=sys.stderr)
-        if any(len(given) != size for given in answers.values()):
-            raise RuntimeError(f"{size} files, answers to { {key: len(given) for key, given in answers.items()} }")
+            print(f"{number} {variant} {size} ({key}) {now.wall_s:.1f} s wall, {now.cpu_s:.1f} s CPU", file=sys.stderr)
+            if len(answers[key]) != size:
+                raise RuntimeError(f"({key}) answers to {len(answers[key])} of {size} files")
         for key in keys:
-            like = CONTESTANTS[key].like
-            found = difference(answers[key], answers[like]) if like in answers else None
+            found = _against(key, answers)
             yield Run(
-                variant=variant, contestant=key, size=size, repeat=repeat, measured=measured[key], difference=found
+                variant=variant, contestant=key, size=size, repeat=number, measured=measured[key], difference=found
             )
 
 
-def _report(settings: Benchmark, facts: dict[str, Any], runs: list[Run]) -> str:
+def _one(key: str, task: Task, log: Path) -> tuple[Measured, Answers]:
+    task.ray.mkdir()
+    measured = measure(CONTESTANTS[key].command(task), environment(task), log)
+    answers = CONTESTANTS[key].answers(task.output)
+    for place in (task.output, task.ray):
+        shutil.rmtree(place)
+    return measured, answers
+
+
+def _against(key: str, answers: dict[str, Answers]) -> float | None:
+    """The largest difference to whom this contestant should be like, None when that one does not run."""
+    contestant = CONTESTANTS[key]
+    if contestant.like not in answers:
+        return None
+    found = difference(answers[key], answers[contestant.like])
+    if contestant.bound is not None and found > contestant.bound:
+        raise RuntimeError(
+            f"({key}) answers otherwise than ({contestant.like}): by {found}, at most {contestant.bound}"
+        )
+    return found
+
+
+def _write(settings: Benchmark, facts: dict[str, Any], runs: list[Run]) -> str:
     keys, variants = settings.contestants.split(","), settings.variants.split(",")
     rows = {variant: [table.summary(runs, variant, key) for key in keys] for variant in variants}
-    text = table.page(facts, rows)
+    text = table.page(facts | {"repeats": runs[-1].repeat + 1}, rows)
     output = Path(settings.output)
     output.mkdir(parents=True, exist_ok=True)
     document = facts | {"summary": rows, "runs": [asdict(run) for run in runs]}
     (output / "scoring.json").write_text(json.dumps(document, indent=1))
     (output / "scoring.md").write_text(text)
-    print(text)
-    for one in runs:
-        bound = CONTESTANTS[one.contestant].bound
-        if bound is not None and one.difference is not None and one.difference > bound:
-            raise RuntimeError(f"({one.contestant}) answers otherwise than ({CONTESTANTS[one.contestant].like}): {one}")
     return text
 
 
 def main() -> None:
-    parse: Callable[..., Benchmark] = config.from_argv  # type: ignore[assignment]  # its types name the jobs' runs only
+    parse: Callable[..., Benchmark] = config.from_argv
     try:
         settings = parse(Benchmark)
     except ConfigError as exc:
         raise SystemExit(str(exc)) from exc
-    run(settings)
+    print(run(settings))
 
 
 if __name__ == "__main__":

@@ -28,31 +28,45 @@ class Run:
 
 
 def summary(runs: Sequence[Run], variant: str, contestant: str) -> dict[str, Any]:
-    """Medians over the repeats, and through those at both sizes a line: what a start costs, and what an object."""
+    """Medians over the repeats, and through those at two sizes a line: what a start costs, and what an object.
+
+    Of one size there is no line, and of too few files one may fall: then there is no rate.
+    """
     own = [run for run in runs if (run.variant, run.contestant) == (variant, contestant)]
-    few, many = sorted({run.size for run in own})
-    at = {size: [run.measured for run in own if run.size == size] for size in (few, many)}
-    wall, cpu = ({size: median(getattr(m, name) for m in at[size]) for size in at} for name in ("wall_s", "cpu_s"))
-    slope, cpu_slope = ((line[many] - line[few]) / (many - few) for line in (wall, cpu))
-    rates = [
-        (many - few) / (m.wall_s - f.wall_s) for f, m in zip(at[few], at[many], strict=True) if m.wall_s > f.wall_s
-    ]
+    at = {size: [run.measured for run in own if run.size == size] for size in sorted({run.size for run in own})}
+    wall, cpu, peak = (
+        {size: median(getattr(one, name) for one in measured) for size, measured in at.items()}
+        for name in ("wall_s", "cpu_s", "peak_mb")
+    )
+    (fixed, slope), (fixed_cpu, cpu_slope) = _line(wall), _line(cpu)
+    rounds = [{size: one.wall_s for size, one in zip(at, pair, strict=True)} for pair in zip(*at.values(), strict=True)]
+    rates = [1 / each for each in (_line(walls)[1] for walls in rounds) if each is not None and each > 0]
     return {
         "contestant": contestant,
         "wall_s": wall,
-        "rate": 1 / slope if slope > 0 else None,  # of too few files a line says nothing
-        "rate_range": [min(rates), max(rates)] if rates else None,
-        "fixed_s": wall[few] - slope * few,
-        "cpu_s_per_1000": 1000 * cpu_slope,
-        "fixed_cpu_s": cpu[few] - cpu_slope * few,
-        "peak_mb": median(m.peak_mb for m in at[many]),
-        "other_cores": median(m.other_cores for m in (*at[few], *at[many])),
+        "cpu_s": cpu,
+        "peak_mb": peak,
+        "rate": 1 / slope if slope is not None and slope > 0 else None,
+        "rate_range": [min(rates), max(rates)] if len(rates) > 1 else None,
+        "fixed_s": fixed,
+        "cpu_s_per_1000": None if cpu_slope is None else 1000 * cpu_slope,
+        "fixed_cpu_s": fixed_cpu,
+        "other_cores": median(run.measured.other_cores for run in own),
         "difference": max((run.difference for run in own if run.difference is not None), default=None),
     }
 
 
+def _line(values: dict[int, float]) -> tuple[float | None, float | None]:
+    """Value at size 0 and rise an object, from values by size."""
+    if len(values) < 2:
+        return None, None
+    (few, low), (many, high) = values.items()
+    each = (high - low) / (many - few)
+    return low - each * few, each
+
+
 def page(facts: dict[str, Any], rows: dict[str, list[dict[str, Any]]]) -> str:
-    """The machine, the network alone, and a table a variant."""
+    """The machine, the network alone, and a table a variant; repeats: the rounds done so far."""
     alone = facts["forward"]
     parts = [
         "; ".join(f"{name} {value}" for name, value in facts["machine"].items()),
@@ -63,16 +77,19 @@ def page(facts: dict[str, Any], rows: dict[str, list[dict[str, Any]]]) -> str:
         ),
     ]
     for variant, found in rows.items():
-        repeats = facts["settings"]["repeats"]
-        parts += [f"## {variant}, medians of {repeats}", markdown(found)]
+        parts.append(f"## {variant}, medians of {facts['repeats']}")
+        if variant in facts["server"]:
+            parts.append(f"The server alone, to one process of 16 threads: {facts['server'][variant]:,.0f} objects/s.")
+        parts.append(markdown(found))
     return "\n\n".join(parts) + "\n"
 
 
 def markdown(rows: Sequence[dict[str, Any]]) -> str:
-    """One line a contestant; "of (a)" is (a)'s marginal rate as a multiple of this one's."""
-    few, many = rows[0]["wall_s"]
+    """One line a contestant; "(a) is" tells how many times as fast (a) is, by the rates without start-up."""
+    sizes = list(rows[0]["wall_s"])
     names = ["contestant", "objects/s (lowest, highest)", "(a) is", "start s", "CPU-s per 1,000", "start CPU-s"]
-    names += ["peak MB", f"wall s, {few:,}", f"wall s, {many:,}", "largest difference of p", "cores others used"]
+    names += [f"{what}, {size:,}" for what in ("wall s", "peak MB") for size in sizes]
+    names += ["largest difference of p", "cores others used"]
     lines = [f"| {' | '.join(names)} |", f"|{'---|' * len(names)}"]
     ours = next((row["rate"] for row in rows if row["contestant"] == "a"), None)
     for row in rows:
@@ -83,8 +100,8 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
             _number(row["rate"], 0) + (f" ({spread[0]:.0f}, {spread[1]:.0f})" if spread else ""),
             f"{ours / row['rate']:.2f} x" if ours and row["rate"] else "-",
             *(_number(row[name], 1) for name in ("fixed_s", "cpu_s_per_1000", "fixed_cpu_s")),
-            _number(row["peak_mb"], 0),
-            *(_number(wall, 1) for wall in row["wall_s"].values()),
+            *(_number(value, 1) for value in row["wall_s"].values()),
+            *(_number(value, 0) for value in row["peak_mb"].values()),
             "-" if row["difference"] is None else f"{row['difference']:.1e} to ({contestant.like})",
             _number(row["other_cores"], 2),
         ]
