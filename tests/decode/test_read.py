@@ -1,5 +1,6 @@
 """Whatever an object holds, it ends as slices or as a failure with a reason, in little memory and without a warning."""
 
+import errno
 import gzip
 import io
 import os
@@ -7,6 +8,7 @@ import struct
 import subprocess
 import sys
 import warnings
+import zipfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 
@@ -137,14 +139,37 @@ def test_a_large_object_that_is_no_image_is_called_so_and_not_read():
     assert item.reason is Reason.NOT_IMAGE
 
 
-def test_a_reader_that_fails_is_a_failure_to_try_again():
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError("disk"), Reason.STORAGE_FAULT),
+        (ConnectionResetError(), Reason.STORAGE_FAULT),
+        (FileNotFoundError(), Reason.STORAGE_MISSING),
+        (PermissionError(), Reason.STORAGE_DENIED),
+        (OSError(errno.ESTALE, "replaced"), Reason.STORAGE_CHANGED),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("name", ["PNG", "zip"])
+def test_what_the_storage_does_is_no_fault_of_the_object(error, reason, name):
     class Broken(io.BytesIO):
-        def read(self, size: int | None = -1) -> bytes:
-            raise OSError("disk")
+        """Breaks behind what tells the format."""
 
-    (item,) = read(Broken(b"x"), URI)
+        def read(self, size: int | None = -1) -> bytes:
+            if self.tell():
+                raise error
+            return super().read(size)
+
+    data = SAMPLES["PNG"] * 200
+    if name == "zip":
+        out = io.BytesIO()
+        with zipfile.ZipFile(out, "w") as pack:
+            pack.writestr("1.png", data)
+        data = out.getvalue()
+    *_, item = read(Broken(data), URI)
     assert isinstance(item, Failure)
-    assert item.reason is Reason.STORAGE_FAULT
+    assert item.reason is reason
+    assert item.reason.transient
 
 
 @pytest.mark.parametrize("name", SAMPLES)

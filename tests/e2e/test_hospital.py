@@ -35,6 +35,16 @@ def hospital(tmp_path_factory) -> Hospital:
     return build(root, objects=OBJECTS, bad=len(BAD) / OBJECTS, seed=3)
 
 
+@pytest.fixture(params=["phantoms", "LGG"])
+def either(request, hospital, tmp_path_factory) -> Hospital:
+    """The same of real slices too."""
+    if request.param == "phantoms":
+        return hospital
+    source = request.getfixturevalue("mri_data") / "lgg"
+    root = tmp_path_factory.mktemp("site") / "archive"
+    return build(root, objects=OBJECTS, bad=len(BAD) / OBJECTS, seed=4, source=source)
+
+
 @pytest.fixture(scope="module")
 def bundle(hospital, tmp_path_factory) -> Path:
     """A bundle whose answers differ from picture to picture: fresh weights, with the statistics of these pictures."""
@@ -98,7 +108,8 @@ def leaks(hospital: Hospital, *folders: Path) -> dict[str, list[str]]:
     return {str(path): found for path in files if (found := hospital.leaks(str(path).encode() + text_of(path)))}
 
 
-def test_every_object_ends_as_it_must(jobs, hospital, bundle, tmp_path, site_key):
+def test_every_object_ends_as_it_must(jobs, either, bundle, tmp_path, site_key):
+    hospital = either
     given = [f"archive={hospital.root}", f"bundle={bundle}", f"output={tmp_path}/out", "precision=fp32"]
     code, printed = jobs.run("score", *given, *hospital.overrides, "max_quarantined_fraction=0.5")
     assert code == 0, printed
@@ -138,7 +149,7 @@ def test_every_object_ends_as_it_must(jobs, hospital, bundle, tmp_path, site_key
     answers = predictor.predict(np.stack([prepared.pixels for _, _, prepared in pairs]))
     far = Counter()
     for (expected, row, _), probability in zip(pairs, answers.probability.tolist(), strict=True):
-        bound = 1e-6 if expected.exact and expected.bits == 8 else 2e-3
+        bound = (1e-6 if expected.bits == 8 else 2e-3) if expected.exact else 2e-2  # deep; compressed with loss
         if not abs(row["probability"] - probability) <= bound:
             far[expected.kind] += 1
     assert not far
@@ -148,7 +159,7 @@ def test_every_object_ends_as_it_must(jobs, hospital, bundle, tmp_path, site_key
     assert len(warned) == 1
     assert not hospital.leaks(warned[0].encode())
     studies = table(values["studies"])
-    assert studies.num_rows > 10
+    assert studies.num_rows > 5
     assert sum(studies["slices"].to_pylist()) == sum(row["study_key"] is not None for _, row, _ in pairs)
 
 
