@@ -1,11 +1,12 @@
 """What can go wrong, drawn once.
 
 MriRayError                     exit code 1
-├── UserError (ValueError)      exit code 2: something the caller can put right; nothing was computed
+├── UserError (ValueError)      exit code 2: something the caller can put right; the same line then goes on
 │   ├── ConfigError             a setting: the field's path, what was expected, the value got
 │   ├── ArchiveError            a URI that cannot be used at all
 │   │   ├── ArchiveNotFound     no such bucket, prefix or folder
 │   │   ├── ArchiveDenied       credentials missing, wrong, expired or without the permission
+│   │   ├── ArchiveFull         no space or quota is left where something is to be written
 │   │   └── ArchiveUnreachable  nothing answers at the endpoint
 │   ├── IdentifierError         identifiers were met, and nothing says how they may leave
 │   ├── LabelError              labels that cannot be used: missing, one class only, unknown values
@@ -45,6 +46,10 @@ class ArchiveNotFound(ArchiveError):
 
 
 class ArchiveDenied(ArchiveError):
+    pass
+
+
+class ArchiveFull(ArchiveError):
     pass
 
 
