@@ -13,15 +13,30 @@ import pyarrow.parquet as pq
 import pytest
 
 from mri_ray import config
+from mri_ray.archive.storage import Location
 from mri_ray.errors import ArchiveDenied, ArchiveFull
+from mri_ray.learn import bundle as bundles
+from mri_ray.learn.model import build
+from mri_ray.learn.settings import ModelConfig
 from mri_ray.on_ray import score
 from mri_ray.on_ray.settings import ScoreRun
+from mri_ray.prepare.settings import PrepareConfig
 
 SHARDS = {"objects": 5, "workers": 2}
 
 
-def run(archive: Path, trained: dict, output: Path | str, **settings: object) -> dict:
-    given = {"archive": str(archive), "bundle": trained["bundle"], "output": str(output), "shards": SHARDS}
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory) -> str:
+    """One with fresh weights: what it answers does not matter here, only that it is the same each time."""
+    model = ModelConfig(input_size=64, width=4, blocks=4, dense=16)
+    weights = build(model, seed=1).state_dict()
+    place = Location.of(str(tmp_path_factory.mktemp("bundle")))
+    bundles.save(bundles.Bundle(model=model, prepare=PrepareConfig(size=64), weights=weights), place)
+    return place.uri
+
+
+def run(archive: Path, bundle: str, output: Path | str, **settings: object) -> dict:
+    given = {"archive": str(archive), "bundle": bundle, "output": str(output), "shards": SHARDS}
     return score.run(config.build(ScoreRun, given | settings)).values
 
 
@@ -44,13 +59,13 @@ def pictures(archive: Path, tmp_path: Path) -> Path:
     return tmp_path / "pictures"
 
 
-def test_a_folder_that_may_not_be_listed_keeps_its_results(ray_cluster, trained, pictures, tmp_path, permissions_bind):
-    first = run(pictures, trained, tmp_path / "out")
+def test_a_folder_that_may_not_be_listed_keeps_its_results(ray_cluster, bundle, pictures, tmp_path, permissions_bind):
+    first = run(pictures, bundle, tmp_path / "out")
     assert "denied_folders" not in first
     (pictures / "a/new.png").write_bytes(next((pictures / "a").iterdir()).read_bytes() + b"\0")
     next((pictures / "c").iterdir()).unlink()
     (pictures / "b").chmod(0)
-    second = run(pictures, trained, tmp_path / "out")
+    second = run(pictures, bundle, tmp_path / "out")
     assert {name: second["this_run"][name] for name in ("objects", "new", "known", "gone")} == {
         "objects": 1,
         "new": 1,
@@ -63,7 +78,7 @@ def test_a_folder_that_may_not_be_listed_keeps_its_results(ray_cluster, trained,
     assert warning.startswith("1 folders may not be listed: what is new in them is in no count, and results of 40 ")
     assert warning in (tmp_path / "out/report.html").read_text().replace("&#39;", "'")
     (pictures / "b").chmod(0o700)
-    third = run(pictures, trained, tmp_path / "out")
+    third = run(pictures, bundle, tmp_path / "out")
     assert third["this_run"]["objects"] == 0
     assert rows(third).equals(rows(second))
     assert "denied_folders" not in third
@@ -71,33 +86,33 @@ def test_a_folder_that_may_not_be_listed_keeps_its_results(ray_cluster, trained,
 
 
 def test_a_denied_folder_is_not_named_where_paths_are_not_kept_nor_told_where_it_is_left_out(
-    ray_cluster, trained, pictures, tmp_path, permissions_bind, monkeypatch, caplog
+    ray_cluster, bundle, pictures, tmp_path, permissions_bind, monkeypatch, caplog
 ):
     monkeypatch.setenv("MRI_RAY_SITE_KEY", "a key of this site, long enough")
     (pictures / "b").rename(pictures / "Doe^John")
     (pictures / "Doe^John").chmod(0)
     small = {"select": {"limit": 20}}
     secret = {"uris": "pseudonym", "linkage": str(tmp_path / "linkage")}
-    values = run(pictures, trained, tmp_path / "out", **small, **secret)
+    values = run(pictures, bundle, tmp_path / "out", **small, **secret)
     assert values["denied_folders"] == {"number": 1, "kept": 0}
     assert "Doe" not in (tmp_path / "out/run.json").read_text() + (tmp_path / "out/report.html").read_text()
     assert "Doe" not in caplog.text
-    silent = run(pictures, trained, tmp_path / "out2", select={"limit": 20, "exclude": ["Doe^John/*"]})
+    silent = run(pictures, bundle, tmp_path / "out2", select={"limit": 20, "exclude": ["Doe^John/*"]})
     assert "denied_folders" not in silent
 
 
-def test_an_archive_of_which_no_folder_may_be_listed(ray_cluster, trained, pictures, tmp_path, permissions_bind):
-    run(pictures, trained, tmp_path / "out")
+def test_an_archive_of_which_no_folder_may_be_listed(ray_cluster, bundle, pictures, tmp_path, permissions_bind):
+    run(pictures, bundle, tmp_path / "out")
     before = (tmp_path / "out/run.json").read_bytes()
     for folder in "abc":
         (pictures / folder).chmod(0)
     for output in (tmp_path / "out", tmp_path / "new"):
         with pytest.raises(ArchiveDenied, match=r"at least one object .* none, and 3 folders that may not"):
-            run(pictures, trained, output)
+            run(pictures, bundle, output)
     assert (tmp_path / "out/run.json").read_bytes() == before
     for folder in "abc":
         (pictures / folder).chmod(0o700)
-    assert run(pictures, trained, tmp_path / "out")["this_run"]["gone"] == 0
+    assert run(pictures, bundle, tmp_path / "out")["this_run"]["gone"] == 0
 
 
 @contextmanager
@@ -142,39 +157,39 @@ def whole(folder: Path) -> None:
 
 
 def test_an_output_that_becomes_full_ends_the_run_and_the_next_one_does_the_rest(
-    ray_cluster, trained, pictures, tmp_path, tmpfs
+    ray_cluster, bundle, pictures, tmp_path, tmpfs
 ):
     output = tmpfs("size=64m") / "out"
-    run(pictures, trained, output, select={"limit": 20})
+    run(pictures, bundle, output, select={"limit": 20})
     before = (output / "run.json").read_bytes()
     shards_before = len(results(output))
     ballast = fill(output.parent, 250_000)
     with pytest.raises(ArchiveFull, match=r"^writing needs space; .*, and the same line does the rest: file://.*/out/"):
-        run(pictures, trained, output)
+        run(pictures, bundle, output)
     assert (output / "run.json").read_bytes() == before
     assert shards_before < len(results(output)) < 24 + shards_before
     whole(output)
     ballast.unlink()
-    again = run(pictures, trained, output)
+    again = run(pictures, bundle, output)
     assert again["this_run"]["shards_there"] >= 1
-    assert rows(again).equals(rows(run(pictures, trained, tmp_path / "clean")))
+    assert rows(again).equals(rows(run(pictures, bundle, tmp_path / "clean")))
 
 
-def test_an_output_that_becomes_read_only(ray_cluster, trained, pictures, tmp_path, tmpfs):
+def test_an_output_that_becomes_read_only(ray_cluster, bundle, pictures, tmp_path, tmpfs):
     output = tmpfs("size=64m") / "out"
     with (
         when(lambda: len(results(output)) > 3, lambda: tmpfs("remount,ro")),
         pytest.raises(ArchiveDenied, match=r"writing needs permission: file://.*/out/.*: Read-only file system"),
     ):
-        run(pictures, trained, output)
+        run(pictures, bundle, output)
     assert not (output / "run.json").exists()
     with pytest.raises(ArchiveDenied, match="no permission to write in"):  # before anything is done
-        run(pictures, trained, output)
+        run(pictures, bundle, output)
     tmpfs("remount,rw")
     whole(output)
-    assert run(pictures, trained, output)["this_run"]["shards_there"] >= 3
+    assert run(pictures, bundle, output)["this_run"]["shards_there"] >= 3
 
 
-def test_an_output_that_may_only_be_read(ray_cluster, trained, pictures, s3_prefix, s3_reader):
+def test_an_output_that_may_only_be_read(ray_cluster, bundle, pictures, s3_prefix, s3_reader):
     with pytest.raises(ArchiveDenied, match=f"permission denied to these credentials: {s3_prefix}/out/manifest"):
-        run(pictures, trained, f"{s3_prefix}/out")
+        run(pictures, bundle, f"{s3_prefix}/out")
