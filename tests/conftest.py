@@ -92,8 +92,11 @@ def tmpfs(tmp_path: Path) -> Iterator[Callable[..., Path]]:
         place = tmp_path / "small"
         place.mkdir(exist_ok=True)
         command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
-        if subprocess.run(command, capture_output=True).returncode:
-            pytest.skip("mounting is not permitted: no small file system to test with")
+        end = time.monotonic() + (_START_S if mounted else 0)  # it is not made read-only while a file is being written
+        while subprocess.run(command, capture_output=True).returncode:
+            if time.monotonic() > end:
+                pytest.skip("mounting is not permitted: no small file system to test with")
+            time.sleep(0.005)
         mounted.append(place)
         return place
 

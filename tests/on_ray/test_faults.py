@@ -14,11 +14,11 @@ import pytest
 
 from mri_ray import config
 from mri_ray.archive.storage import Location
-from mri_ray.errors import ArchiveDenied, ArchiveFull
+from mri_ray.errors import ArchiveDenied, ArchiveFull, ConfigError
 from mri_ray.learn import bundle as bundles
 from mri_ray.learn.model import build
 from mri_ray.learn.settings import ModelConfig
-from mri_ray.on_ray import score
+from mri_ray.on_ray import cluster, score
 from mri_ray.on_ray.settings import ScoreRun
 from mri_ray.prepare.settings import PrepareConfig
 
@@ -45,10 +45,6 @@ def rows(values: dict):
     return pq.read_table(values["results"].removeprefix("file://"), columns=columns).sort_by("row_id")
 
 
-def partial(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if "partial" in path.name]
-
-
 @pytest.fixture
 def pictures(archive: Path, tmp_path: Path) -> Path:
     """A copy of the archive that a test may change, in three folders."""
@@ -59,6 +55,7 @@ def pictures(archive: Path, tmp_path: Path) -> Path:
     return tmp_path / "pictures"
 
 
+@pytest.mark.slow
 def test_a_folder_that_may_not_be_listed_keeps_its_results(ray_cluster, bundle, pictures, tmp_path, permissions_bind):
     first = run(pictures, bundle, tmp_path / "out")
     assert "denied_folders" not in first
@@ -85,20 +82,17 @@ def test_a_folder_that_may_not_be_listed_keeps_its_results(ray_cluster, bundle, 
     assert third["warnings"] == first["warnings"]
 
 
-def test_a_denied_folder_is_not_named_where_paths_are_not_kept_nor_told_where_it_is_left_out(
+def test_a_denied_folder_is_not_named_where_paths_are_not_kept(
     ray_cluster, bundle, pictures, tmp_path, permissions_bind, monkeypatch, caplog
 ):
     monkeypatch.setenv("MRI_RAY_SITE_KEY", "a key of this site, long enough")
     (pictures / "b").rename(pictures / "Doe^John")
     (pictures / "Doe^John").chmod(0)
-    small = {"select": {"limit": 20}}
     secret = {"uris": "pseudonym", "linkage": str(tmp_path / "linkage")}
-    values = run(pictures, bundle, tmp_path / "out", **small, **secret)
+    values = run(pictures, bundle, tmp_path / "out", select={"limit": 20}, **secret)
     assert values["denied_folders"] == {"number": 1, "kept": 0}
     assert "Doe" not in (tmp_path / "out/run.json").read_text() + (tmp_path / "out/report.html").read_text()
     assert "Doe" not in caplog.text
-    silent = run(pictures, bundle, tmp_path / "out2", select={"limit": 20, "exclude": ["Doe^John/*"]})
-    assert "denied_folders" not in silent
 
 
 def test_an_archive_of_which_no_folder_may_be_listed(ray_cluster, bundle, pictures, tmp_path, permissions_bind):
@@ -149,13 +143,13 @@ def fill(place: Path, left: int) -> Path:
 
 def whole(folder: Path) -> None:
     """All that has a final name can be read to its end."""
-    assert not partial(folder)
     for path in folder.rglob("*.parquet"):
         pq.read_table(path)
     for path in folder.rglob("*.json"):
         json.loads(path.read_text())
 
 
+@pytest.mark.slow
 def test_an_output_that_becomes_full_ends_the_run_and_the_next_one_does_the_rest(
     ray_cluster, bundle, pictures, tmp_path, tmpfs
 ):
@@ -169,12 +163,14 @@ def test_an_output_that_becomes_full_ends_the_run_and_the_next_one_does_the_rest
     assert (output / "run.json").read_bytes() == before
     assert shards_before < len(results(output)) < 24 + shards_before
     whole(output)
+    assert not [path for path in output.rglob("*") if "partial" in path.name]
     ballast.unlink()
     again = run(pictures, bundle, output)
     assert again["this_run"]["shards_there"] >= 1
     assert rows(again).equals(rows(run(pictures, bundle, tmp_path / "clean")))
 
 
+@pytest.mark.slow
 def test_an_output_that_becomes_read_only(ray_cluster, bundle, pictures, tmp_path, tmpfs):
     output = tmpfs("size=64m") / "out"
     with (
@@ -193,3 +189,14 @@ def test_an_output_that_becomes_read_only(ray_cluster, bundle, pictures, tmp_pat
 def test_an_output_that_may_only_be_read(ray_cluster, bundle, pictures, s3_prefix, s3_reader):
     with pytest.raises(ArchiveDenied, match=f"permission denied to these credentials: {s3_prefix}/out/manifest"):
         run(pictures, bundle, f"{s3_prefix}/out")
+
+
+def test_a_place_without_room_for_ray(tmpfs, tmp_path):
+    place = tmpfs("size=64m")
+    cluster.check_room(str(place / "ray"))
+    fill(place, 2**20)
+    with pytest.raises(ConfigError, match=r"ray.temp_dir: must have 16 MB of space, got 1.0 MB in .*/small/ray"):
+        cluster.check_room(str(place / "ray"))
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(ConfigError, match=r"must be a folder that can be made, got .*/file/ray: Not a directory"):
+        cluster.check_room(str(tmp_path / "file/ray"))
