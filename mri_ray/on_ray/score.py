@@ -56,7 +56,7 @@ class _Scoring(LabelledJob):
             micro_batch=settings.micro_batch,
         )
         with record.stage("scoring"):
-            done = score_shards.score_all(task, manifest, workers=settings.shards.workers, deadline=self.deadline)
+            done = score_shards.score_all(task, manifest, settings=settings.shards, deadline=self.deadline)
         rate = round(done["objects"] / record.timings_s["scoring"], 2)
         record.values["this_run"] |= {**done, "objects_per_s": rate}
         with record.stage("snapshot"):

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from io import BytesIO
 from itertools import count, cycle, islice
 from pathlib import Path
@@ -18,6 +19,7 @@ from mri_ray.decode.read import read
 from mri_ray.learn.bundle import Bundle, save
 from mri_ray.learn.model import build
 from mri_ray.learn.settings import ModelConfig
+from mri_ray.predict.prove import prove
 from mri_ray.prepare.settings import PrepareConfig
 from mri_ray.prepare.slices import prepare
 from mri_ray.records import Slice
@@ -79,7 +81,9 @@ def bundle(folder: Path, archive: Path) -> Path:
         weights = torch.linalg.solve(scatter + ridge, spread.T @ ((means - means.mean()) / means.std()))
         net.head.output.weight.copy_(torch.stack((-weights, weights)))
         net.head.output.bias.copy_(net.head.output.weight @ -seen[0].mean(dim=0))
-    save(Bundle(model=ModelConfig(), prepare=config, weights=net.state_dict()), Location.of(str(folder)))
+    made = Bundle(model=ModelConfig(), prepare=config, weights=net.state_dict())
+    proofs = prove(made, (images * 255).round().byte().numpy())
+    save(replace(made, proofs=proofs), Location.of(str(folder)))
     return folder
 
 
