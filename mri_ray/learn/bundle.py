@@ -100,7 +100,7 @@ class _Document:
     metrics: dict[str, Any]
     training: dict[str, Any]
     versions: dict[str, Any]
-    proofs: dict[str, Any]
+    proofs: dict[str, Any] = field(default_factory=dict)
 
 
 def module(bundle: Bundle) -> nn.Module:
@@ -306,14 +306,7 @@ They hold for data like the above only. Where one is given, the interval in brac
 
 {_table(bundle.metrics)}
 
-## Faster ways to compute
-
-Answers against those of plain fp32 for slices of validation. Scoring takes a way only where no answer differs by more
-than 0.01 and no decision is another.
-
-{_table(bundle.proofs)}
-
-## How to score with it
+{_proofs(bundle)}## How to score with it
 
 ```sh
 python -m jobs.score --config configs/score.yaml archive=URI_OF_THE_ARCHIVE bundle=URI_OF_THIS_FOLDER output=URI
@@ -325,6 +318,19 @@ were changed after training.
 ## Versions
 
 {_table(bundle.versions)}
+"""
+
+
+def _proofs(bundle: Bundle) -> str:
+    if not bundle.proofs:
+        return ""
+    return f"""## Faster ways to compute
+
+How far their answers are from those of plain fp32, on slices of validation. `auto` takes a way only where no answer is
+off by more than 0.01 and no decision is another one.
+
+{_table(bundle.proofs)}
+
 """
 
 

@@ -9,10 +9,10 @@ from torch import nn
 
 from mri_ray.errors import ConfigError, RunError
 from mri_ray.learn.bundle import Bundle, module
-from mri_ray.learn.device import autocast, choose_device, place
+from mri_ray.learn.device import Precision, autocast, choose_device, place
 from mri_ray.learn.loop import to_input
 from mri_ray.predict.quick import quickened
-from mri_ray.predict.ways import choose
+from mri_ray.predict.ways import choose, doubtful
 from mri_ray.records import Decision
 
 MICRO_BATCH = {"cpu": 8, "cuda": 128}
@@ -52,7 +52,7 @@ class Predictor:
             torch.set_num_threads(threads)
         self.bundle = bundle
         self.device = device or choose_device()
-        self.precision = choose(bundle, precision, self.device)
+        self.precision, self._proof = choose(bundle, precision, self.device)
         self._micro_batch = micro_batch or MICRO_BATCH[self.device.type]
         self._module = place(_steady(quickened(module(bundle))), self.device)
 
@@ -66,7 +66,10 @@ class Predictor:
         size = self.bundle.prepare.size
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (1, size, size):
             raise ValueError(f"images: must be uint8 (N, 1, {size}, {size}), got {images.dtype} {images.shape}")
-        logit = self._logits(images)
+        logit = self._logits(images, self.precision)
+        if self._proof is not None:
+            again = np.flatnonzero(doubtful(logit / self.bundle.temperature, self.bundle, self._proof.margin))
+            logit[again] = self._logits(images[again], Precision.FP32)
         if bad := np.flatnonzero(~np.isfinite(logit)).tolist():
             # NaN compares as below every threshold, and would be called negative.
             raise RunError(f"logit: must be finite, got {logit[bad[0]]} at {self.precision} for picture {bad[0]}")
@@ -77,9 +80,9 @@ class Predictor:
             decision=decide(found, threshold=self.bundle.threshold, refer=self.bundle.refer),
         )
 
-    def _logits(self, images: np.ndarray) -> np.ndarray:
+    def _logits(self, images: np.ndarray, precision: Precision) -> np.ndarray:
         parts = [torch.empty(0, device=self.device)]
-        with torch.inference_mode(), autocast(self.precision, self.device):
+        with torch.inference_mode(), autocast(precision, self.device):
             for start in range(0, len(images), self._micro_batch):
                 # Copied, since torch cannot wrap what is read-only, as Ray's arrays are.
                 batch = torch.from_numpy(images[start : start + self._micro_batch].copy())
