@@ -111,15 +111,16 @@ class _Scoring(LabelledJob):
         order = [*examples.rows(chosen), *chain(*pairs), *beside.values(), *examples.rows(flagged)]
         pictures = self.pictures(self.bundle, results, order)
 
-        def one(position: int) -> Example | None:
-            return examples.one(position, "", labelled, results, pictures)
+        def one(position: int, title: str) -> Example | None:
+            return examples.one(position, title, labelled, results, pictures)
 
-        copies = [(one(copy), one(original)) for copy, original in pairs]
+        copies = [(one(copy, "copy"), one(original, "original")) for copy, original in pairs]
+        near = {name: one(position, "beside one that failed") for name, position in beside.items()}
         return examples.shown(chosen, labelled, results, pictures), {
             "flags": counts,
             "flagged": examples.shown(flagged, labelled, results, pictures),
             "copies": [pair for pair in copies if None not in pair],
-            "cases": cases.told(sought, self.archive.uri, {name: one(position) for name, position in beside.items()}),
+            "cases": cases.told(sought, self.archive.uri, near),
         }
 
     def _folders(self, found: snapshot.Snapshot) -> folders.Folders | None:

@@ -55,7 +55,7 @@ WIDTH_IN, HEIGHT_IN = 4.4, 3.1
 ROC_POINTS = 300  # a curve of a page needs no more
 BINS = 25
 RATE_BINS = 40  # shards end in bursts; over so many parts of a run they even out
-PICTURE = 256  # pixels a side; a page holds dozens
+PICTURE = 240  # pixels a side; a page holds dozens
 
 
 def picture(pixels: np.ndarray, side: int = PICTURE) -> str:

@@ -76,9 +76,10 @@ def scoring(facts: ScoringFacts) -> dict[str, Any]:
 def unaccounted(facts: ScoringFacts) -> Iterator[str]:
     """A sentence where the folders do not add up to what the archive holds."""
     if facts.folders is not None:
-        told = {name: facts.folders.whole[name] for name in facts.counts}
-        if told != facts.counts:
-            yield f"the folders hold {told}, the archive {facts.counts}: the table by folder cannot be believed"
+        differing = [name for name, n in facts.counts.items() if facts.folders.whole[name] != n]
+        if differing:
+            found = ", ".join(f"{facts.folders.whole[name]:,} {name}" for name in differing)
+            yield f"the folders sum to {found}, against the counts: the table by folder cannot be believed"
 
 
 def drawn(svg: str) -> Markup:
@@ -100,6 +101,7 @@ def _pictured(example: Example, side: int) -> dict[str, Any]:
     height, width = example.picture.shape
     name = example.name + _frame(example.frame or None)
     return {
+        "title": example.title,
         "source": plots.picture(example.picture, side),
         "width": width,
         "height": height,
