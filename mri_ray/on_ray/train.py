@@ -231,9 +231,11 @@ class _Training(LabelledJob):
         side = np.array([*SIDES, ""])[answers.lookup(results["row_id"], row_ids, cohort.side, len(SIDES))]
         labelled = answers.answers(results, label=label, side=side)
         shown = "test" if np.any(cohort.side == TEST) else "validation"
-        chosen = examples.choose(labelled, bundle.threshold, usable=self.showable(results), side=shown)
+        chosen = examples.choose(labelled, results, bundle.threshold, usable=self.showable(results), side=shown)
+        pictures = self.pictures(bundle, results, examples.rows(chosen))
+        seen = examples.shown(chosen, labelled, results, pictures)
         return TrainingFacts(
-            **self.facts(bundle, found, results, self.labels_of(results), labelled, chosen),
+            **self.facts(bundle, found, results, self.labels_of(results), labelled, seen),
             history=history,
             best_epoch=train_worker.best_epoch(history),
             split_by=self.settings.split.by,
