@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from uuid import uuid4
 
 import pyarrow as pa
-from ray.exceptions import LocalRayletDiedError, NodeDiedError, OutOfMemoryError, WorkerCrashedError
+from ray.exceptions import LocalRayletDiedError, NodeDiedError, OutOfMemoryError, RayError, WorkerCrashedError
 
 from mri_ray.archive.manifest import Shard
 from mri_ray.errors import MriRayError
@@ -68,8 +68,9 @@ def discreet() -> Iterator[None]:
 def own_error(error: BaseException) -> MriRayError | None:
     """The error of ours that Ray has wrapped, if there is one."""
     cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, MriRayError):
-        cause = cause.__cause__ or getattr(cause, "cause", None)
+    # Ray makes its wrapper a kind of what it wraps, and its text a trace of the worker.
+    while cause is not None and (isinstance(cause, RayError) or not isinstance(cause, MriRayError)):
+        cause = getattr(cause, "cause", None) or cause.__cause__
     return cause
 
 

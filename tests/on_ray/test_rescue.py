@@ -95,7 +95,7 @@ def test_what_a_worker_raises_ends_the_run_as_it_is(ray_cluster, archive, traine
             raise ArchiveDenied("no permission to write there: s3://bucket")
 
     work, manifest = task(archive, trained, tmp_path / "out", Denied)
-    with pytest.raises(ArchiveDenied, match="no permission to write there"):
+    with pytest.raises(ArchiveDenied, match=r"^no permission to write there: s3://bucket$"):
         score_shards.score_all(work, manifest, settings=ShardSettings(workers=2))
 
 
