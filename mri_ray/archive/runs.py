@@ -27,7 +27,7 @@ class Run:
     """A run below an output. results: its snapshot, None while the archive is listed; record: run.json, once there.
 
     since: when it began, and once it knows what the archive holds, when that was; heard: its last sign of life; ended:
-    it broke off, and said so.
+    it said that it is over, whether it finished or not.
     """
 
     run_id: str
@@ -75,6 +75,8 @@ class Begun:
     def close(self) -> None:
         self._over.set()
         self._pulse.join()
+        with suppress(ArchiveError):  # whatever went wrong before is what must be told
+            self._write(ended=True)
 
     def _live(self) -> None:
         while not self._over.wait(_PULSE_S):
@@ -93,10 +95,6 @@ def begun(output: Location, run_id: str, generation: str) -> Iterator[Begun]:
     run = Begun(output, run_id, generation)
     try:
         yield run
-    except BaseException:
-        with suppress(ArchiveError):  # what went wrong first is what must be told
-            run.note(ended=True)
-        raise
     finally:
         run.close()
 
