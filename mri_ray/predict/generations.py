@@ -60,7 +60,9 @@ def found(output: Location) -> list[Generation]:
 
 def table(generations: Iterable[Generation]) -> str:
     """For people: a line a generation, the current one marked."""
-    lines = [("", "generation", "bundle", "scored", "objects", *(state.value for state in State), "MB", "runs", "")]
+    lines: list[tuple[str, ...]] = [
+        ("", "generation", "bundle", "scored", "objects", *(state.value for state in State), "MB", "runs", "")
+    ]
     for each in generations:
         record = (each.runs[0].record or {}) if each.runs else {}
         counts = record.get("counts", {})
@@ -73,9 +75,11 @@ def table(generations: Iterable[Generation]) -> str:
                 *(f"{counts[name]:,}" if counts else "-" for name in ("objects", *State)),
                 f"{each.size / 1e6:,.1f}",
                 str(len(each.runs)),
-                *((("", "at work")[each.in_work]) if each.runs else ("incomplete", "at work")[each.in_work],),
+                "at work" if each.in_work else "" if each.runs else "incomplete",
             )
         )
+    if len(lines) == 1:
+        return "no generation is there"
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines
