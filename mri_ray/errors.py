@@ -1,11 +1,12 @@
 """What can go wrong, drawn once.
 
 MriRayError                     exit code 1
-├── UserError (ValueError)      exit code 2: something the caller can put right; nothing was computed
+├── UserError (ValueError)      exit code 2: something the caller can put right; the same line then goes on
 │   ├── ConfigError             a setting: the field's path, what was expected, the value got
 │   ├── ArchiveError            a URI that cannot be used at all
 │   │   ├── ArchiveNotFound     no such bucket, prefix or folder
 │   │   ├── ArchiveDenied       credentials missing, wrong, expired or without the permission
+│   │   ├── ArchiveFull         no space or quota is left where something is to be written
 │   │   └── ArchiveUnreachable  nothing answers at the endpoint
 │   ├── IdentifierError         identifiers were met, and nothing says how they may leave
 │   ├── LabelError              labels that cannot be used: missing, one class only, unknown values
@@ -45,6 +46,10 @@ class ArchiveNotFound(ArchiveError):
 
 
 class ArchiveDenied(ArchiveError):
+    pass
+
+
+class ArchiveFull(ArchiveError):
     pass
 
 
@@ -223,7 +228,7 @@ class Reason(StrEnum):
     STORAGE_DENIED = ("storage.denied", "reading it is not permitted", "grant read access to it")
     STORAGE_CHANGED = (
         "storage.changed",
-        "its size differs from the one listed",
+        "its size differs from the one listed, or it changed while it was read",
         "nothing: the next run lists it anew",
     )
     STORAGE_FAULT = ("storage.fault", "reading failed in spite of retries", "nothing: the next run tries it again")

@@ -1,14 +1,17 @@
 """What all tests share: a real S3 server, a place to store things on either kind of storage, the real data."""
 
+import ctypes
+import json
 import os
 import random
 import shutil
 import socket
+import struct
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +21,7 @@ from mri_ray.archive.storage import Location
 from mri_ray.errors import ArchiveError
 
 _START_S = 30.0
+_PASSED_OVER = 1 << 1 | 1 << 2  # the capabilities by which root passes over permissions (CAP_DAC_*)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +62,50 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 
 
 @pytest.fixture
+def s3_reader(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From here on with credentials that may list all, read what lies in folders named `open`, and write nothing."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "reader")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3_server.secret_key)
+
+
+@pytest.fixture
+def permissions_bind() -> Iterator[None]:
+    """Permissions of files hold for this thread, and those it starts, even where the tests run as root."""
+    if os.geteuid():
+        yield
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    head, found = struct.pack("Ii", 0x20080522, 0), ctypes.create_string_buffer(24)
+    assert libc.capget(head, found) == 0
+    effective, *others = struct.unpack("6I", found.raw)
+    assert libc.capset(head, struct.pack("6I", effective & ~_PASSED_OVER, *others)) == 0
+    yield
+    assert libc.capset(head, found.raw) == 0
+
+
+@pytest.fixture
+def tmpfs(tmp_path: Path) -> Iterator[Callable[..., Path]]:
+    """Mounts small file systems that may become full, or read-only: `tmpfs("size=2m")`, `tmpfs("remount,ro")`."""
+    mounted: list[Path] = []
+
+    def mount(options: str) -> Path:
+        place = tmp_path / "small"
+        place.mkdir(exist_ok=True)
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
+        end = time.monotonic() + (_START_S if mounted else 0)  # it is not made read-only while a file is being written
+        while subprocess.run(command, capture_output=True).returncode:
+            if time.monotonic() > end:
+                pytest.skip("mounting is not permitted: no small file system to test with")
+            time.sleep(0.005)
+        mounted.append(place)
+        return place
+
+    yield mount
+    if mounted:
+        subprocess.run(["umount", "--lazy", str(mounted[0])], check=True)  # noqa: S607 - wherever it lies
+
+
+@pytest.fixture
 def s3_prefix(s3_server: S3Server) -> str:
     """A URI on the S3 server below which there is nothing yet."""
     return f"s3://{s3_server.bucket}/{uuid.uuid4().hex}"
@@ -88,6 +136,7 @@ def _start(weed: str, folder: Path) -> tuple[S3Server, subprocess.Popen]:
     command += [f"-s3.port={s3}", f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}"]
     command += [f"-admin.port={admin}", "-webdav=false", "-admin.ui=false", "-master.telemetry=false"]
     command += ["-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.allowDeleteBucketNotEmpty=false"]
+    command += [f"-s3.config={_others(folder, server)}"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")} | {
         "AWS_ACCESS_KEY_ID": server.access_key,
         "AWS_SECRET_ACCESS_KEY": server.secret_key,
@@ -96,6 +145,18 @@ def _start(weed: str, folder: Path) -> tuple[S3Server, subprocess.Popen]:
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=folder)
     return server, process
+
+
+def _others(folder: Path, server: S3Server) -> Path:
+    """A file that tells the server who else there is (`s3_reader`)."""
+    reader = {
+        "name": "reader",
+        "credentials": [{"accessKey": "reader", "secretKey": server.secret_key}],
+        "actions": [f"List:{server.bucket}", f"Read:{server.bucket}/*/open/*"],
+    }
+    path = folder / "others.json"
+    path.write_text(json.dumps({"identities": [reader]}))
+    return path
 
 
 def _free_ports(count: int) -> list[int]:

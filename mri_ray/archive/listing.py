@@ -1,6 +1,6 @@
 """What a store lists, as Arrow batches in the one order all stores share: ascending by the bytes of the key."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,6 +17,16 @@ def batch(entries: Iterable[Entry]) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(
         [pa.array(column, field.type) for column, field in zip(columns, LISTING, strict=True)], schema=LISTING
     )
+
+
+def lies_below(key: str, places: Container[str]) -> bool:
+    """Whether a key is one of the places, or lies in one that is a folder."""
+    end = len(key)
+    while end > 0:
+        if key[:end] in places:
+            return True
+        end = key.rfind("/", 0, end)
+    return False
 
 
 def in_key_order(pages: Iterable[pa.RecordBatch], uri: str) -> Iterator[pa.RecordBatch]:

@@ -6,7 +6,7 @@ import os
 import shutil
 import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import islice
 from typing import BinaryIO
@@ -16,10 +16,13 @@ import pyarrow.compute as pc
 import pyarrow.fs
 
 from mri_ray.archive import listing, ranges
-from mri_ray.errors import ArchiveDenied, ArchiveError, ArchiveNotFound
+from mri_ray.errors import ArchiveDenied, ArchiveError, ArchiveFull, ArchiveNotFound
 
 _PARTIAL = ".mri_ray-partial-"  # writes under way; never listed
 _CHUNK = 8192
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+Denied = Callable[[str], None]  # called with the key of what may not be looked into
 
 
 class LocalStore:
@@ -31,18 +34,20 @@ class LocalStore:
     def check(self, *, must_exist: bool) -> None:
         if os.path.lexists(self.root):
             self._check_readable()
+            if not must_exist:
+                self._check_writable(self.root)
         elif must_exist:
             above = self._nearest()
-            if os.path.isdir(above) and not os.access(above, os.X_OK):
+            if os.path.isdir(above) and not _may(above, os.X_OK):
                 raise ArchiveDenied(f"no permission to enter file://{above}: file://{self.root}")
             raise ArchiveNotFound(f"no such file or folder: file://{self.root} (it exists up to {above})")
         else:
             self._check_creatable()
 
-    def batches(self) -> Iterator[pa.RecordBatch]:
-        """All files, ascending by the bytes of their keys."""
+    def batches(self, denied: Denied | None = None) -> Iterator[pa.RecordBatch]:
+        """All files, ascending by the bytes of their keys. denied: as in `Location.list`."""
         self._check_folder()
-        files = self._walk("", (_inode(self.root),))
+        files = self._walk("", (_inode(self.root),), denied)
         with _explained("listing", self.root):
             while entries := list(islice(files, listing.PAGE)):
                 yield listing.batch(entries)
@@ -56,8 +61,8 @@ class LocalStore:
             return [key for key, _, _ in self._walk(folder, (_inode(path),)) if key.startswith(prefix)]
 
     def read(self, key: str) -> bytes:
-        with open(self._path(key), "rb") as file:
-            return file.read()
+        with _SteadyFile(self._path(key)) as file:
+            return file.readall()
 
     def fetch(self, key: str) -> bytes:
         return self.read(key)
@@ -111,8 +116,20 @@ class LocalStore:
             raise OSError(errno.EINVAL, "a key is a relative path without empty, '.' or '..' parts", key)
         return os.path.join(self.root, key)
 
-    def _walk(self, folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[listing.Entry]:
+    def _walk(
+        self, folder: str, above: tuple[tuple[int, int], ...], denied: Denied | None = None
+    ) -> Iterator[listing.Entry]:
         """`folder` is "" or ends in "/". `above` holds its ancestors: a link to one of them is a loop."""
+        try:
+            yield from self._entries(folder, above, denied)
+        except PermissionError:
+            if denied is None or not folder:
+                raise
+            denied(folder.removesuffix("/"))
+
+    def _entries(
+        self, folder: str, above: tuple[tuple[int, int], ...], denied: Denied | None
+    ) -> Iterator[listing.Entry]:
         for name in _names(os.path.join(self.root, folder)):
             key = folder + name
             path = os.path.join(self.root, key)
@@ -120,19 +137,19 @@ class LocalStore:
                 if name.endswith("/"):
                     inode = _inode(path)
                     if inode not in above:
-                        yield from self._walk(key, (*above, inode))
-                elif (entry := _entry(key, path)) is not None:
+                        yield from self._walk(key, (*above, inode), denied)
+                elif (entry := _entry(key, path, denied)) is not None:
                     yield entry
             except FileNotFoundError:
                 continue  # gone since its folder was read
 
     def _check_readable(self) -> None:
         if os.path.isdir(self.root):
-            if not os.access(self.root, os.R_OK | os.X_OK):
+            if not _may(self.root, os.R_OK | os.X_OK):
                 raise ArchiveDenied(f"no permission to list this folder: file://{self.root}")
         elif not os.path.exists(self.root):
             raise ArchiveNotFound(f"a link that leads nowhere: file://{self.root}")
-        elif not os.access(self.root, os.R_OK):
+        elif not _may(self.root, os.R_OK):
             raise ArchiveDenied(f"no permission to read this file: file://{self.root}")
 
     def _check_folder(self) -> None:
@@ -144,8 +161,13 @@ class LocalStore:
         above = self._nearest()
         if not os.path.isdir(above):
             raise ArchiveNotFound(f"cannot be created, since file://{above} is a file: file://{self.root}")
-        if not os.access(above, os.W_OK | os.X_OK):
-            raise ArchiveDenied(f"no permission to create it in file://{above}: file://{self.root}")
+        self._check_writable(above)
+
+    def _check_writable(self, folder: str) -> None:
+        if not os.path.isdir(folder):
+            raise ArchiveNotFound(f"must be a folder to be written to, got a file: file://{folder}")
+        if not _may(folder, os.W_OK | os.X_OK):  # also where the whole file system is read-only
+            raise ArchiveDenied(f"no permission to write in file://{folder}: file://{self.root}")
 
     def _nearest(self) -> str:
         above = os.path.dirname(self.root)
@@ -184,9 +206,13 @@ class _SteadyFile(io.FileIO):
 def _explained(doing: str, path: str) -> Iterator[None]:
     try:
         yield
-    except PermissionError as exc:
-        raise ArchiveDenied(f"{doing} needs permission: file://{exc.filename or path}: {exc.strerror}") from exc
     except OSError as exc:
+        if isinstance(exc, PermissionError) or exc.errno == errno.EROFS:
+            where = path if _PARTIAL in str(exc.filename) else exc.filename or path
+            raise ArchiveDenied(f"{doing} needs permission: file://{where}: {exc.strerror}") from exc
+        if exc.errno in _FULL:
+            rule = "needs space; make some there, and the same line does the rest"
+            raise ArchiveFull(f"{doing} {rule}: file://{path}: {exc.strerror}") from exc
         raise ArchiveError(f"{doing} failed: file://{path}: {exc}") from exc
 
 
@@ -220,9 +246,14 @@ def _text(names: list[str], path: str) -> pa.Array:
         raise ArchiveError(f"file names must be UTF-8, got {os.fsencode(exc.object)!r} in file://{path}") from exc
 
 
-def _entry(key: str, path: str) -> listing.Entry | None:
+def _entry(key: str, path: str, denied: Denied | None) -> listing.Entry | None:
     try:
         found = os.stat(path)
+    except PermissionError:
+        if denied is None or not os.path.islink(path):
+            raise  # it is its folder that may not be entered
+        denied(key)
+        return None
     except OSError as exc:
         if exc.errno not in (errno.ENOENT, errno.ELOOP):
             raise
@@ -230,6 +261,11 @@ def _entry(key: str, path: str) -> listing.Entry | None:
     if not stat.S_ISREG(found.st_mode) and not stat.S_ISLNK(found.st_mode):
         return None  # a socket, pipe or device holds no object
     return key, found.st_size, f"{found.st_mtime_ns:x}-{found.st_size:x}"
+
+
+def _may(path: str, mode: int) -> bool:
+    """As `os.access`, but for the user as whom files will be opened."""
+    return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
 
 
 def _inode(path: str) -> tuple[int, int]:

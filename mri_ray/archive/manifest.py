@@ -10,7 +10,7 @@ so two runs at once do no harm and no lock is left behind.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from mri_ray.archive import journal
 from mri_ray.archive.identity import digest, object_id, version_id
 from mri_ray.archive.journal import Chain, Listing, Shard
+from mri_ray.archive.listing import lies_below
 from mri_ray.archive.storage import Location
 from mri_ray.errors import ArchiveError, ConfigError
 from mri_ray.records import MANIFEST
@@ -37,8 +38,9 @@ _IDS = "S32"  # version ids as fixed-width bytes: exact, sortable, 32 bytes each
 class Update:
     """What a listing found. listing: its number, 0 while nothing was ever found.
 
-    new + known = objects listed; gone: versions in shards that are not in the archive; shards: all there are, in the
-    order they were added, so that of two that hold the same version the later one is its retry.
+    new + known = objects listed; kept: those that were not, but lie where it could not look; gone: versions in shards
+    that are not in the archive; shards: all there are, in the order they were added, so that of two that hold the same
+    version the later one is its retry.
     """
 
     listing: int
@@ -46,6 +48,7 @@ class Update:
     known: int
     gone: int
     shards: tuple[Shard, ...]
+    kept: int = 0
 
 
 class Manifest:
@@ -78,12 +81,18 @@ class Manifest:
         return self.at(self.number)
 
     def update(
-        self, pages: Iterable[pa.RecordBatch], *, shard_objects: int = SHARD_OBJECTS, shard_bytes: int = SHARD_BYTES
+        self,
+        pages: Iterable[pa.RecordBatch],
+        *,
+        denied: Collection[str] = (),
+        shard_objects: int = SHARD_OBJECTS,
+        shard_bytes: int = SHARD_BYTES,
     ) -> Update:
         """Add what a listing (`records.LISTING`, keys ascending) holds that no shard holds, and note what is gone.
 
-        `pages` is drawn after the manifest was read, so hand over the lazy listing. A listing that changes nothing
-        writes nothing. Raises ArchiveError for keys out of order or a damaged manifest.
+        `pages` is drawn after the manifest was read, so hand over the lazy listing. denied: where it could not look
+        (`Location.list`), asked when all pages are drawn; what was known there is not gone. A listing that changes
+        nothing writes nothing. Raises ArchiveError for keys out of order or a damaged manifest.
         """
         _check_cut(shard_objects, shard_bytes)
         assert self._listing is None, "a pinned manifest is only read"
@@ -95,7 +104,9 @@ class Manifest:
         while True:
             added = self._write_shards(_cut(fresh, shard_objects, shard_bytes))
             here = np.sort(_joined(listed))
-            gone = known[~_among(known, here)]
+            unseen = known[~_among(known, here)]
+            kept = self._kept(chain, unseen, denied)
+            gone = unseen[~_among(unseen, kept)]
             if chain.last_update != before:
                 # Another run listed while this one did. Which looked later is unknown, and an object wrongly called
                 # gone would be lost, so what is gone must be missing from both.
@@ -104,7 +115,8 @@ class Manifest:
             longer = journal.append(self._location, chain, listing) if added or listing.gone != chain.gone else chain
             if longer is not None:
                 new = sum(shard.objects for shard in added)
-                return Update(longer.number, new=new, known=len(here) - new, gone=len(gone), shards=longer.shards)
+                counts = {"new": new, "known": len(here) - new, "kept": len(kept), "gone": len(gone)}
+                return Update(longer.number, **counts, shards=longer.shards)
             chain = journal.read_past(self._location, chain)
             known = self._ids(chain.first_shards)
             fresh = self._without(added, known)
@@ -178,6 +190,15 @@ class Manifest:
         """Sorted version ids of Parquet files, (N,) of 32 bytes."""
         parts = [_fixed(table["version_id"]) for table in self._tables(keys, ["version_id"])]
         return np.sort(_joined(parts))
+
+    def _kept(self, chain: Chain, unseen: np.ndarray, denied: Collection[str]) -> np.ndarray:
+        """Those of the sorted ids, live so far, whose objects lie in a denied place; sorted."""
+        live = unseen[~_among(unseen, self._gone(chain))] if denied else unseen[:0]
+        if not live.size:
+            return live
+        rows = self._rows(chain, live)
+        lies = pa.array([lies_below(key, denied) for key in rows["key"].to_pylist()], pa.bool_())
+        return np.sort(_fixed(rows["version_id"].filter(lies)))
 
     def _rows(self, chain: Chain, ids: np.ndarray) -> pa.Table:
         """The manifest's rows of sorted ids, ascending by key."""

@@ -56,7 +56,7 @@ class S3Store:
         if must_exist and not page.get("Contents") and not (self.prefix and self.exists("")):
             raise ArchiveNotFound(f"no object below this prefix: {self._uri()}{self._at()}")
 
-    def batches(self) -> Iterator[pa.RecordBatch]:
+    def batches(self, denied: Callable[[str], None] | None = None) -> Iterator[pa.RecordBatch]:
         return listing.in_key_order(self._own_pages(), self._uri())
 
     def keys(self, prefix: str) -> list[str]:

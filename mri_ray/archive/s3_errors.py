@@ -7,8 +7,10 @@ from botocore import exceptions as boto  # type: ignore[import-untyped]
 from botocore.parsers import ResponseParserError  # type: ignore[import-untyped]
 
 from mri_ray.archive.settings import StorageConfig
-from mri_ray.errors import ArchiveDenied, ArchiveError, ArchiveNotFound, ArchiveUnreachable
+from mri_ray.errors import ArchiveDenied, ArchiveError, ArchiveFull, ArchiveNotFound, ArchiveUnreachable
 
+_QUOTA = "the quota is used up; raise it or delete something, and the same line does the rest"
+_FULL = "the server has no space left; make some there, and the same line does the rest"
 # The server's code: the kind of error, its cause and what helps.
 _CODES: dict[str, tuple[type[ArchiveError], str]] = {
     "NoSuchBucket": (ArchiveNotFound, "no such bucket"),
@@ -25,6 +27,10 @@ _CODES: dict[str, tuple[type[ArchiveError], str]] = {
     "AccessDenied": (ArchiveDenied, "permission denied to these credentials"),
     "AllAccessDisabled": (ArchiveDenied, "all access to it has been disabled"),
     "403": (ArchiveDenied, "permission denied to these credentials"),
+    "QuotaExceeded": (ArchiveFull, _QUOTA),
+    "XMinioAdminBucketQuotaExceeded": (ArchiveFull, _QUOTA),
+    "XMinioStorageFull": (ArchiveFull, _FULL),
+    "507": (ArchiveFull, _FULL),
     "PermanentRedirect": (ArchiveUnreachable, "the bucket lies in another region; set AWS_REGION to it"),
     "AuthorizationHeaderMalformed": (ArchiveUnreachable, "the bucket lies in another region; set AWS_REGION to it"),
     "301": (ArchiveUnreachable, "the bucket lies in another region; set AWS_REGION to it"),

@@ -54,6 +54,11 @@ def selected(pages: Iterable[pa.RecordBatch], config: SelectConfig) -> Iterator[
             return
 
 
+def leaves_out(config: SelectConfig, folder: str) -> bool:
+    """Whether all that lies in a folder is excluded: one of the patterns matches its path and its closing "/"."""
+    return bool(config.exclude) and bool(_matching(pa.array([f"{folder}/"]), config.exclude)[0])
+
+
 def _mask(keys: pa.Array, config: SelectConfig) -> np.ndarray:
     mask = np.ones(len(keys), bool)
     if config.include:

@@ -1,12 +1,14 @@
 """One way to name data, wherever it lies: a local path, file:///path or s3://bucket/prefix."""
 
+import errno
 import io
 import os
 import re
 import tempfile
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import BinaryIO
@@ -18,7 +20,7 @@ import pyarrow.parquet as pq
 from mri_ray.archive.local import LocalStore
 from mri_ray.archive.s3 import S3Store
 from mri_ray.archive.settings import StorageConfig
-from mri_ray.errors import ConfigError
+from mri_ray.errors import ArchiveFull, ConfigError
 
 __all__ = ["Location", "StorageConfig"]
 
@@ -80,13 +82,15 @@ class Location:
         """
         self._store.check(must_exist=must_exist)
 
-    def list(self) -> Iterator[pa.RecordBatch]:
+    def list(self, denied: Callable[[str], None] | None = None) -> Iterator[pa.RecordBatch]:
         """All objects as batches of `records.LISTING`, ascending by the bytes of the key.
 
+        denied: is called with the key of every folder below the location that may not be looked into, and the listing
+        goes on without it; None: that is an error. A bucket is listed whole or not at all.
         Names are held by Arrow, not as Python objects: those of one folder a level on local disk, those of one
         top-level folder on S3. Zero-byte keys ending in "/" (folder markers) are no objects. Raises as `check`.
         """
-        return self._store.batches()
+        return self._store.batches(denied)
 
     def keys(self, prefix: str = "") -> Keys:
         """Keys that begin with `prefix`, ascending; [] when there are none. For small listings only."""
@@ -175,7 +179,7 @@ class Location:
 
         All row groups but the last hold row_group_size rows, however many the batches have.
         """
-        with tempfile.TemporaryDirectory(prefix="mri_ray-") as folder:
+        with _space_for(key), tempfile.TemporaryDirectory(prefix="mri_ray-") as folder:
             path = os.path.join(folder, "table.parquet")
             with pq.ParquetWriter(path, schema, compression="zstd") as writer:
                 for batch in batches if row_group_size is None else _regrouped(batches, row_group_size):
@@ -194,6 +198,19 @@ class Location:
             bucket, _, prefix = self.uri.removeprefix("s3://").partition("/")
             return S3Store(bucket, prefix, self.config)
         return LocalStore(self.uri.removeprefix("file://"))
+
+
+@contextmanager
+def _space_for(key: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as exc:
+        if exc.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise ArchiveFull(
+            f"gathering {key} needs space on local disk; make some there, or set TMPDIR to where there is some: "
+            f"{tempfile.gettempdir()}: {os.strerror(exc.errno)}"
+        ) from exc
 
 
 def _regrouped(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:

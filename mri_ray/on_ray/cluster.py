@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from typing import Any
 
 import ray
 
+from mri_ray.errors import ConfigError
 from mri_ray.on_ray.settings import ClusterSettings
 
 # Read when ray is first imported in a process; workers get them through the runtime environment. Freed activations
@@ -20,6 +22,8 @@ WORKER_ENVIRONMENT = {
     "MALLOC_ARENA_MAX": "1",  # the arenas of other threads, where Ray runs what it is given, hold no large blocks
     "OMP_NUM_THREADS": "1",
 }
+
+_ROOM = 16 * 2**20  # bytes: logs of a short run
 
 
 @contextmanager
@@ -48,6 +52,7 @@ def _start(settings: ClusterSettings, shared: dict[str, Any]) -> None:
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # this cluster listens on the loopback interface only
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     folder = settings.temp_dir or str(Path(tempfile.gettempdir()) / f"ray-{os.getpid()}")
+    check_room(folder)
     ray.init(
         address="local",
         num_cpus=settings.cpus,
@@ -56,6 +61,20 @@ def _start(settings: ClusterSettings, shared: dict[str, Any]) -> None:
         _temp_dir=folder,
         **shared,
     )
+
+
+def check_room(folder: str) -> None:
+    """Raises ConfigError where Ray could not keep its logs and sockets: it would say so late, and as a timeout."""
+    try:
+        os.makedirs(folder, exist_ok=True)
+        free = shutil.disk_usage(folder).free
+    except OSError as exc:
+        raise ConfigError(f"ray.temp_dir: must be a folder that can be made, got {folder}: {exc.strerror}") from exc
+    if free < _ROOM:
+        raise ConfigError(
+            f"ray.temp_dir: must have {_ROOM // 2**20} MB of space, got {free / 2**20:.1f} MB in {folder}; make some "
+            "there, or name another place"
+        )
 
 
 def quiet_data() -> None:

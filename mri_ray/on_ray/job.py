@@ -14,13 +14,13 @@ import pyarrow.compute as pc
 
 from mri_ray.archive import outputs
 from mri_ray.archive.identity import digest, digest_json
-from mri_ray.archive.manifest import Manifest
+from mri_ray.archive.manifest import Manifest, Update
 from mri_ray.archive.pseudonym import Identifiers, pseudonym, site_key
-from mri_ray.archive.select import selected
+from mri_ray.archive.select import leaves_out, selected
 from mri_ray.archive.storage import Location
 from mri_ray.cohort.columns import flagged
 from mri_ray.cohort.labels import Matched, bring, labels_from_file, labels_from_folders, match
-from mri_ray.errors import ArchiveError, ArchiveNotFound
+from mri_ray.errors import ArchiveDenied, ArchiveError, ArchiveNotFound
 from mri_ray.learn.bundle import Bundle
 from mri_ray.on_ray import ingest, studies
 from mri_ray.on_ray.settings import ArchiveRun, LabelledRun
@@ -34,6 +34,7 @@ from mri_ray.report import answers
 from mri_ray.report.facts import Answers, Example, Facts
 from mri_ray.report.record import Record, versions
 
+_NAMED_FOLDERS = 20  # in run.json, of those that could not be listed
 _SHOWN_BYTES = 2**31  # of objects and packs that are read once more for pictures
 
 log = logging.getLogger(__name__)
@@ -56,12 +57,14 @@ class Job:
         self.record = Record(name, settings)
         self.deadline = None if settings.max_runtime_s is None else time.monotonic() + settings.max_runtime_s
         self._shared = settings
+        self._denied: set[str] = set()  # what of the archive could not be listed
 
     def take_stock(self, root: Location, finished: Location) -> Manifest:
         """List the archive, add what is new, and what failed in `finished` and may succeed now; the manifest as of now.
 
         root: below which the manifest is kept, unless paths are: then it lies below the linkage. Raises
-        ArchiveNotFound when there is no object at all, IdentifierError when identifiers are met that have no key.
+        ArchiveNotFound when there is no object at all, ArchiveDenied when that may be for want of permission,
+        IdentifierError when identifiers are met that have no key.
         """
         if self.identifiers.headers == "pseudonym" and not self.identifiers.fingerprint:
             log.info("looking for identifiers in %s, since there is no site key", self.archive.uri)
@@ -74,11 +77,13 @@ class Job:
         manifest = Manifest((self.linkage or root) / "manifest" / name, secret=self.identifiers.id_key())
         cut = {"shard_objects": self._shared.shards.objects, "shard_bytes": self._shared.shards.megabytes * 2**20}
         with self._untold():
-            update = manifest.update(self._listed(), **cut)
+            update = manifest.update(self._listed(), denied=self._denied, **cut)
         log.info(
             "listed %s objects: %s new or changed, %s known, %s gone",
             *(f"{number:,}" for number in (update.new + update.known, update.new, update.known, update.gone)),
         )
+        if self._denied:
+            self._tell_denied(update)
         if not update.new + update.known:
             left = "" if self._shared.select.is_all else " that `select` leaves"
             raise ArchiveNotFound(f"archive: must hold at least one object{left}, got none below {self.archive.uri}")
@@ -88,7 +93,28 @@ class Job:
         return self.manifest
 
     def _listed(self) -> Iterator[pa.RecordBatch]:
-        return selected(self.archive.list(), self._shared.select)
+        return selected(self.archive.list(self._deny), self._shared.select)
+
+    def _deny(self, folder: str) -> None:
+        if not leaves_out(self._shared.select, folder):
+            self._denied.add(folder)
+
+    def _tell_denied(self, update: Update) -> None:
+        """A listing that could not look everywhere is told wherever people look, since its counts are not of all."""
+        if not update.new + update.known:
+            raise ArchiveDenied(
+                f"archive: must hold at least one object that may be listed, got none, and {len(self._denied):,} "
+                f"folders that may not, below {self.archive.uri}; grant permission to list them"
+            )
+        denied: dict[str, Any] = {"number": len(self._denied), "kept": update.kept}
+        if self._shared.uris == "keep":
+            denied["first"] = [self.archive.uri_of(name) for name in sorted(self._denied)[:_NAMED_FOLDERS]]
+        self.record.note(denied_folders=denied)
+        self.warn(
+            f"{len(self._denied):,} folders may not be listed: what is new in them is in no count, and results of "
+            f"{update.kept:,} objects known from earlier listings stay as they were; grant permission to list them, or "
+            "leave them out with select.exclude (denied_folders in run.json)"
+        )
 
     def source(self, prepare: PrepareConfig, generation: Location) -> ingest.FromArchive:
         """Rows of the archive's shards; generation: where what is made of them goes."""

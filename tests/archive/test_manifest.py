@@ -254,6 +254,39 @@ def test_a_retry_meanwhile_does_not_change_what_is_gone(manifest: Manifest) -> N
     assert (update.listing, update.new, update.gone) == (3, 1, len(SOME))
 
 
+def test_what_lies_where_a_listing_could_not_look_is_not_gone(manifest: Manifest) -> None:
+    archive = dict.fromkeys(("a/1", "a/2", "b-c/1", "b/1", "b/deep/2", "c"), (10, "e"))
+    manifest.update(pages(archive), **SMALL)
+    changed = {**archive, "b/1": (11, "f")}
+    del changed["a/2"]
+    assert manifest.update(pages(changed), **SMALL).gone == 2
+    before = manifest.gone().to_pylist()
+
+    denied: set[str] = set()
+
+    def without_b() -> Iterator[pa.RecordBatch]:
+        yield from pages({"a/1": (10, "e"), "new": (1, "e")})
+        denied.add("b")  # while it lists: the manifest asks afterwards
+
+    update = manifest.update(without_b(), denied=denied, **SMALL)
+    assert (update.new, update.known, update.kept, update.gone) == (1, 1, 2, 4)
+    lost = {version_id(name, 10, "e") for name in ("b-c/1", "c")}
+    assert set(manifest.gone().to_pylist()) == {*before, *lost}
+    back = manifest.update(pages({**changed, "new": (1, "e")}), **SMALL)
+    assert (back.new, back.kept, back.gone) == (0, 0, 2)
+
+
+def test_what_another_run_saw_go_stays_gone_for_one_that_could_not_look(manifest: Manifest) -> None:
+    manifest.update(pages(SOME), **SMALL)
+
+    def slow() -> Iterator[pa.RecordBatch]:
+        yield from pages({"b": (1, "e")})
+        manifest.update(pages({"a/00.png": SOME["a/00.png"]}), **SMALL)
+
+    update = manifest.update(slow(), denied={"a"}, **SMALL)
+    assert (update.new, update.kept, update.gone) == (1, 1, len(SOME) - 1)
+
+
 def test_retries(manifest: Manifest) -> None:
     first = manifest.update(pages(SOME), **SMALL)
     names = sorted(versions(SOME))

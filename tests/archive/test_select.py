@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mri_ray.archive import listing
-from mri_ray.archive.select import SelectConfig, selected
+from mri_ray.archive.select import SelectConfig, leaves_out, selected
 from mri_ray.errors import ConfigError
 
 KEYS = sorted(f"{site}/{kind}/{number:03d}.{kind}" for site in "ab" for kind in ("dcm", "png") for number in range(100))
@@ -70,3 +70,10 @@ def test_a_listing_is_not_read_further_than_needed():
 def test_settings_check_themselves(settings):
     with pytest.raises(ConfigError, match=next(iter(settings))):
         SelectConfig(**settings)
+
+
+def test_a_folder_that_is_left_out_as_a_whole():
+    config = SelectConfig(exclude=("lost+found/*", "*/private/*", "*.txt"))
+    assert all(leaves_out(config, folder) for folder in ("lost+found", "lost+found/deep", "a/private", "a/private/b"))
+    assert not any(leaves_out(config, folder) for folder in ("a", "private", "a/private2", "notes.txt"))
+    assert not leaves_out(SelectConfig(include=("a/*",)), "b")  # what an include leaves of a folder is not known

@@ -425,21 +425,6 @@ class TestLocal:
         with pytest.raises(ArchiveError, match="not a whole file system"):
             Location.of("/").delete_all()
 
-    @pytest.mark.skipif(os.geteuid() == 0, reason="root may read and write everything")
-    def test_permissions(self, tmp_path: Path) -> None:
-        (tmp_path / "closed").mkdir(mode=0)
-        root = Location.of(str(tmp_path))
-        for attempt in (
-            (root / "closed").check,
-            (root / "closed/out").check,
-            lambda: (root / "closed/out").check(must_exist=False),
-            lambda: listed(root),
-            lambda: root.write("closed/x", b""),
-        ):
-            with pytest.raises(ArchiveDenied, match=r"file:///.*closed"):
-                attempt()
-        (tmp_path / "closed").chmod(0o700)
-
 
 def everything(root: Location) -> list[Callable[[], object]]:
     return [root.check, lambda: list(root.list()), lambda: root.write("x", b""), lambda: root.exists("x")]

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+_BOUND = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"]
 
 
 class Jobs:
@@ -22,11 +23,13 @@ class Jobs:
         self._started: list[subprocess.Popen] = []
         self._folders: list[tempfile.TemporaryDirectory] = []
 
-    def start(self, name: str, *pairs: str) -> subprocess.Popen:
+    def start(self, name: str, *pairs: str, bound: bool = False) -> subprocess.Popen:
+        """bound: by the permissions of files, even where the tests run as root."""
         folder = tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp")
         self._folders.append(folder)
+        prefix = _BOUND if bound and os.geteuid() == 0 else []
         process = subprocess.Popen(
-            [sys.executable, "-m", f"jobs.{name}", *pairs, f"ray.temp_dir={folder.name}"],
+            [*prefix, sys.executable, "-m", f"jobs.{name}", *pairs, f"ray.temp_dir={folder.name}"],
             cwd=ROOT,
             env=os.environ | {"RAY_AUTH_MODE": "disabled"},
             stdout=subprocess.PIPE,
@@ -42,9 +45,9 @@ class Jobs:
         """What the Rays of the jobs started so far have logged lies here, until the test ends."""
         return [Path(folder.name) for folder in self._folders]
 
-    def run(self, name: str, *pairs: str) -> tuple[int, str]:
+    def run(self, name: str, *pairs: str, bound: bool = False) -> tuple[int, str]:
         """The exit code, and all that was printed."""
-        process = self.start(name, *pairs)
+        process = self.start(name, *pairs, bound=bound)
         printed, _ = process.communicate(timeout=1200)
         return process.returncode, printed
 

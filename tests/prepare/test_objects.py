@@ -1,7 +1,9 @@
 """From objects to prepared rows: packs, large objects, what is lost on the way, and what stands for paths."""
 
 import io
+import tarfile
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -79,14 +81,57 @@ def test_a_large_object_is_read_in_ranges_to_the_same_rows(root, monkeypatch):
 @pytest.mark.parametrize("streamed", [0, 2**30])
 def test_what_changed_or_went_since_the_listing_is_told_and_the_others_pass(root, streamed, monkeypatch):
     monkeypatch.setattr(objects, "_STREAMED_BYTES", streamed)
-    for number in range(4):
+    for number in range(7):
         root.write(f"{number}.png", png(number))
     listed = manifest(root)
     root.write("1.png", png(1) + b"more")
     root.delete("2.png")
+    root.write("3.png", png(3)[:-20])
+    root.write("4.png", b"")
+    root.write("5.png", zipped(one=png(5)))
     rows = prepared(root, listed)
     reasons = [row.columns["reason"] for row in rows]
-    assert reasons == [None, Reason.STORAGE_CHANGED.value, Reason.STORAGE_MISSING.value, None]
+    changed = Reason.STORAGE_CHANGED.value
+    assert reasons == [None, changed, Reason.STORAGE_MISSING.value, changed, changed, changed, None]
+
+
+def pack_of(first: int) -> bytes:
+    """A tar of three pictures with much between them; those of another first number are as long."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name in ("one", "two", "three"):
+            for member, data in ((name, png(first)), (f"{name}.txt", b" text" * 2**20)):
+                info = tarfile.TarInfo(member)
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+            first += 1
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_streamed_object_that_is_replaced_meanwhile_is_never_mixed_with_what_replaces_it(root, in_place, monkeypatch):
+    local = root.uri.startswith("file:")
+    if in_place and not local:
+        pytest.skip("an object in a bucket is only ever replaced as a whole")
+    monkeypatch.setattr(objects, "_STREAMED_BYTES", 2**20)
+    assert len(pack_of(10)) == len(pack_of(50))
+    root.write("a.tar", pack_of(10))
+    was = {row.path: row for row in prepared(root)}
+    found = objects.rows(manifest(root), root, DecodeConfig(), PREPARE, Identifiers())
+    rows = [next(found)]
+    if in_place:
+        Path(root.uri_of("a.tar").removeprefix("file://")).write_bytes(pack_of(50))
+    else:
+        root.write("a.tar", pack_of(50))
+    rows += found
+    pictures = [row for row in rows if row.pixels is not None]
+    assert all(np.array_equal(row.pixels, was[row.path].pixels) for row in pictures)
+    if local and not in_place:
+        assert [row.path for row in rows] == list(was)  # the file that was opened is read to its end
+    else:
+        assert 1 <= len(pictures) < 3
+        assert rows[-1].columns["reason"] == Reason.STORAGE_CHANGED.value
+        assert rows[-1].path == "a.tar"
 
 
 def test_without_paths_ids_say_nothing_and_lead_back_by_the_path(root, monkeypatch):
