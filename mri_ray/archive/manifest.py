@@ -63,9 +63,22 @@ class Manifest:
         self._listing = listing
         self._secret = secret
 
+    @property
+    def name(self) -> str:
+        return self._location.name
+
+    @property
+    def number(self) -> int:
+        """Of the listing that it is seen as of."""
+        return self._chain().number if self._listing is None else self._listing
+
+    def at(self, number: int) -> "Manifest":
+        """The manifest as of a listing; 0: before the first."""
+        return Manifest(self._location, number)
+
     def pinned(self) -> "Manifest":
         """The manifest as of now: what another run adds while this one works does not change what this one sees."""
-        return Manifest(self._location, self._chain().number)
+        return self.at(self.number)
 
     def update(
         self,
@@ -142,6 +155,14 @@ class Manifest:
     def shards(self) -> list[Shard]:
         """All shards in the order they were added."""
         return list(self._chain().shards)
+
+    def first_shards(self) -> list[Shard]:
+        """Those that hold every version exactly once: without retries."""
+        return self._chain().first_shards
+
+    def tables(self, shards: Iterable[Shard], columns: list[str]) -> Iterator[pa.Table]:
+        """Some columns of shards, in order, read ahead."""
+        return self._tables([_shard_key(shard) for shard in shards], columns)
 
     def read_shard(self, shard: Shard) -> pa.Table:
         """The objects of a shard: `records.MANIFEST`, ascending by key."""

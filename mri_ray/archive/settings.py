@@ -1,4 +1,7 @@
-"""How object stores are reached. Credentials are not set here: they come from the usual AWS chain of each process."""
+"""How object stores are reached, and how long results stay there.
+
+Credentials are not set here: they come from the usual AWS chain of each process.
+"""
 
 import os
 from dataclasses import dataclass, replace
@@ -41,6 +44,23 @@ class StorageConfig:
         endpoint = self.endpoint or _first("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
         region = self.region or _first("AWS_REGION", "AWS_DEFAULT_REGION")
         return replace(self, endpoint=endpoint, region=region)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeepConfig:
+    """How much of earlier scorings stays below an output; None: all of it. What is current, or worked on, always stays.
+
+    generations: with the current one. runs: of each generation, the last ones, with their snapshots.
+    """
+
+    generations: int | None = None
+    runs: int | None = 7
+
+    def __post_init__(self) -> None:
+        for name in ("generations", "runs"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name}: must be at least 1, or null to keep all, got {value}")
 
 
 def _first(*names: str) -> str | None:

@@ -50,6 +50,7 @@ class Job:
         self.identifiers = Identifiers(headers=settings.identifiers, uris=settings.uris)
         self.identifiers.id_key()  # raises where paths are to be replaced without a key
         self.linkage = Location.of(settings.linkage, settings.storage) if settings.linkage else None
+        self.links = None if self.linkage is None else self.linkage / "objects"  # what leads back, by generation
         self.archive.check()
         for place in filter(None, (self.output, self.linkage)):
             place.check(must_exist=False)
@@ -117,7 +118,7 @@ class Job:
 
     def source(self, prepare: PrepareConfig, generation: Location) -> ingest.FromArchive:
         """Rows of the archive's shards; generation: where what is made of them goes."""
-        links = None if self.linkage is None else self.linkage / "objects" / generation.name
+        links = None if self.links is None else self.links / generation.name
         self._links = links
         return ingest.FromArchive(
             archive=self.archive,
@@ -180,6 +181,7 @@ class LabelledJob(Job):
     def __init__(self, name: str, settings: LabelledRun, headline: str) -> None:
         super().__init__(name, settings, headline)
         self._settings = settings
+        self.tables = self.output  # where studies, patients, worklist, series and the report are written
         self.quote = settings.uris == "keep"
         self._labels: pa.Table | None = None
         if settings.labels:
@@ -253,18 +255,18 @@ class LabelledJob(Job):
         join = studies.Join(
             snapshot=snapshot,
             assigned=assigned,
-            place=self.output / "series" / snapshot.name,
+            place=self.tables / "series" / snapshot.name,
             rule=StudyRule(),
             threshold=bundle.threshold,
             refer=bundle.refer,
         )
         levels = join.run()
-        self.output.write_table("studies.parquet", levels.studies)
-        self.output.write_table("patients.parquet", levels.patients)
+        self.tables.write_table("studies.parquet", levels.studies)
+        self.tables.write_table("patients.parquet", levels.patients)
         order = worklist(levels.studies, results)
-        self.output.write_table("worklist.parquet", order)
-        self.output.write("worklist.csv", as_csv(order))
-        tables = {name: self.output.uri_of(f"{name}.parquet") for name in ("studies", "patients", "worklist")}
+        self.tables.write_table("worklist.parquet", order)
+        self.tables.write("worklist.csv", as_csv(order))
+        tables = {name: self.tables.uri_of(f"{name}.parquet") for name in ("studies", "patients", "worklist")}
         self.record.note(series=join.place.uri, **tables)
         figures = answers.by_level(
             labelled,
@@ -331,7 +333,7 @@ class LabelledJob(Job):
 
     def publish(self, page: str, bundle: Bundle, place: Location, facts: Facts) -> None:
         """Write report.html and, last of all, run.json. place: where the bundle lies."""
-        self.output.write("report.html", page.encode())
+        self.tables.write("report.html", page.encode())
         self.record.note(
             counts=facts.counts,
             packs=facts.packs,
@@ -343,4 +345,4 @@ class LabelledJob(Job):
             prepare_digest=bundle.prepare.digest(),
             report=self.output.uri_of("report.html"),
         )
-        self.record.write(self.output)
+        self.record.write(self.tables)

@@ -1,5 +1,6 @@
 """The scoring job: a whole archive and a bundle -> one row a slice, a snapshot and a report; a rerun does the rest."""
 
+import logging
 from dataclasses import asdict
 from itertools import chain
 from typing import Any
@@ -8,16 +9,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mri_ray.archive import changes, runs
+from mri_ray.archive.manifest import Manifest
 from mri_ray.archive.storage import Location
 from mri_ray.cohort import sides
 from mri_ray.learn import bundle as bundles
 from mri_ray.on_ray import cluster, score_shards
 from mri_ray.on_ray.job import LabelledJob
 from mri_ray.on_ray.settings import ScoreRun
-from mri_ray.predict import snapshot
+from mri_ray.predict import generations, snapshot
 from mri_ray.report import answers, cases, examples, folders, pages, rows
 from mri_ray.report.facts import Answers, Example, ScoringFacts
 from mri_ray.report.record import Record, judge
+
+log = logging.getLogger(__name__)
 
 HEADLINE = "Answers of a trained bundle for every slice of this archive."
 
@@ -25,12 +30,14 @@ HEADLINE = "Answers of a trained bundle for every slice of this archive."
 def run(settings: ScoreRun, *, headline: str = HEADLINE) -> Record:
     """Score what is not scored yet and publish; all of it lies below `settings.output` afterwards.
 
-    Raises TooManyQuarantined, after everything is written, when more objects failed than the run allows.
+    Raises TooManyQuarantined, after everything is written, when more objects failed than the run allows; then nothing
+    earlier is removed either.
     """
     job = _Scoring(settings, headline)
-    with cluster.connected(settings.ray):
-        job.run()
+    with cluster.connected(settings.ray), runs.begun(job.output, job.record.run_id, job.results.name) as begun:
+        job.run(begun)
     judge(job.record.values["counts"], job.record.values["reasons"], settings.max_quarantined_fraction)
+    generations.retire(job.output, settings.keep, job.links)
     return job.record
 
 
@@ -40,19 +47,24 @@ class _Scoring(LabelledJob):
         self.settings = settings
         self.place = Location.of(settings.bundle, settings.storage)
         self.bundle = bundles.load(self.place)
-
-    def run(self) -> None:
-        settings, record = self.settings, self.record
-        results = score_shards.generation(
-            self.output / "results",
+        self.tables = runs.place(self.output, self.record.run_id)
+        self.results = score_shards.generation(
+            self.output / generations.RESULTS,
             self.archive,
             self.bundle.digest,
             settings.decode,
             settings.precision,
             self.identifiers,
         )
+        self.record.note(generation=self.results.name)
+
+    def run(self, begun: runs.Begun) -> None:
+        settings, record, results = self.settings, self.record, self.results
+        snapshots = self.output / generations.SNAPSHOTS
         with record.stage("listing"):
             manifest = self.take_stock(self.output, results)
+            self._tell_changes(manifest)
+            begun.note(results=snapshot.place(manifest, results, snapshots).uri)
         task = score_shards.Task(
             source=self.source(self.bundle.prepare, results),
             bundle=self.place,
@@ -66,11 +78,26 @@ class _Scoring(LabelledJob):
         rate = round(done["objects"] / record.timings_s["scoring"], 2)
         record.values["this_run"] |= {**done, "objects_per_s": rate}
         with record.stage("snapshot"):
-            found = snapshot.build(manifest, results, self.output / "snapshots")
+            found = snapshot.build(manifest, results, snapshots)
         with record.stage("report"):
             facts = self._facts(found)
             self.record.note(results=found.uri)
             self.publish(pages.scoring_page(facts), self.bundle, self.place, facts)
+        if not runs.publish(self.output, record.run_id):
+            self.warn("a run that looked at the archive later has ended before this one: its results stay current")
+
+    def _tell_changes(self, manifest: Manifest) -> None:
+        """What came and went since the last results that were published of this manifest, by whichever bundle."""
+        earlier = [run for run in runs.read(self.output) if run.finished and run.looked[0] == manifest.name]
+        last = earlier[0].looked[1] if earlier else 0
+        found = changes.between(manifest.at(min(last, manifest.number)), manifest)
+        log.info(
+            "since %s: %s new objects, %s changed, %s deleted",
+            f"the results of {earlier[0].run_id}" if earlier else "nothing was scored here",
+            *(f"{number:,}" for number in (found.new, found.changed, found.deleted)),
+        )
+        self.record.values["this_run"] = asdict(found)
+        self.record.note(manifest=manifest.name, listing=manifest.number)
 
     def _facts(self, found: snapshot.Snapshot) -> ScoringFacts:
         results = answers.read(self._snapshot(found))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from mri_ray.archive.select import SelectConfig
+from mri_ray.archive.settings import KeepConfig
 from mri_ray.archive.storage import Location, StorageConfig
 from mri_ray.cohort.labels import DEFAULT_CLASSES, class_words
 from mri_ray.cohort.split import SplitConfig
@@ -171,7 +172,17 @@ class ScoreRun(LabelledRun):
     bundle: str
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     micro_batch: int | None = None  # pictures a forward pass; None: what suits the device
+    keep: KeepConfig = field(default_factory=KeepConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _at_least("micro_batch", self.micro_batch, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationsRun:
+    """The generations that the output of scorings holds: they are listed; `use` makes one of them the current one."""
+
+    output: str
+    use: str | None = None  # the generation's name, or as much of it as no other begins with
+    storage: StorageConfig = field(default_factory=StorageConfig)

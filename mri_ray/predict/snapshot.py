@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset
 
 from mri_ray.archive import outputs
 from mri_ray.archive.identity import digest
@@ -39,15 +40,14 @@ class Snapshot:
 
 
 def build(manifest: Manifest, generation: Location, snapshots: Location, schema: pa.Schema = RESULTS) -> Snapshot:
-    """Publish the snapshot of a generation whose shards are all there, or find it already published.
+    """Publish the snapshot of a generation whose shards are all there, or find it already whole.
 
     schema: RESULTS, or LEDGER for the shards of a preparation. The last shard that holds a version wins (a retry
     supersedes the first try). AssertionError when the objects do not add up: that would be our mistake.
     """
-    name = digest("snapshot", generation.uri, manifest.digest())
-    target = snapshots / name
-    if target.exists(COUNTS):
-        return Snapshot(**json.loads(target.read(COUNTS)))
+    target = place(manifest, generation, snapshots)
+    if (done := finished(target)) is not None:
+        return done
     objects = _objects(manifest, generation)
     kept = _duplicates(objects)
     ended = np.where(
@@ -79,6 +79,23 @@ def build(manifest: Manifest, generation: Location, snapshots: Location, schema:
     result = Snapshot(uri=target.uri, counts=counts, packs=packs, named_paths=named, reasons=reasons, rows=rows)
     target.write(COUNTS, json.dumps(asdict(result)).encode())
     return result
+
+
+def place(manifest: Manifest, generation: Location, snapshots: Location) -> Location:
+    """Where the snapshot of a generation lies for what a manifest says the archive holds."""
+    return snapshots / digest("snapshot", generation.uri, manifest.digest())
+
+
+def finished(place: Location) -> Snapshot | None:
+    """The snapshot at a place, if it is whole: the rows that it counted are there, and its objects add up."""
+    try:
+        counted = Snapshot(**json.loads(place.read(COUNTS)))
+    except FileNotFoundError:
+        return None
+    filesystem, path = place.arrow()
+    rows = pyarrow.dataset.dataset(path, filesystem=filesystem, format="parquet").count_rows()
+    adds_up = counted.counts["objects"] == sum(counted.counts[state.value] for state in State)
+    return counted if adds_up and rows == counted.rows else None
 
 
 def _objects(manifest: Manifest, generation: Location) -> pa.Table:

@@ -12,11 +12,11 @@ from importlib.metadata import version
 from typing import Any
 
 from mri_ray import __version__
+from mri_ray.archive.runs import RECORD
 from mri_ray.archive.storage import Location
 from mri_ray.errors import TooManyQuarantined
 from mri_ray.records import SCHEMA_VERSION
 
-NAME = "run.json"
 LIBRARIES = (
     *("ray", "torch", "torchvision", "pyarrow", "pillow", "opencv-python-headless", "numpy"),
     *("pydicom", "imagecodecs", "nibabel"),
@@ -59,7 +59,7 @@ class Record:
 
     def write(self, output: Location) -> None:
         self.values["timings_s"] = self.timings_s
-        output.write(NAME, json.dumps(self.values, indent=2, allow_nan=False).encode())
+        output.write(RECORD, json.dumps(self.values, indent=2, allow_nan=False).encode())
 
 
 def versions() -> dict[str, str]:

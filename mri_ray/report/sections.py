@@ -44,9 +44,9 @@ THIS_RUN = {
     "peak_mb": "most memory of a worker (MB)",
     "shards": "shards scored",
     "shards_there": "shards there already",
-    "new": "objects new or changed since the last listing",
-    "known": "objects listed before",
-    "gone": "objects no longer in the archive",
+    "new": "objects new since the last results",
+    "changed": "objects changed since then",
+    "deleted": "objects deleted since then",
 }
 
 

@@ -111,6 +111,13 @@ def jobs() -> Iterator[Jobs]:
         yield found
 
 
+@pytest.fixture(scope="module")
+def more_jobs() -> Iterator[Jobs]:
+    """The same, for what the tests of a module share."""
+    with jobs_here() as found:
+        yield found
+
+
 @pytest.fixture(scope="session")
 def phantoms(tmp_path_factory) -> Path:
     """600 phantom slices of 50 patients; labels.csv lies beside their folder."""

@@ -86,8 +86,8 @@ def test_a_rerun_does_only_what_is_new_or_changed(ray_cluster, archive, trained,
         "shards": 0,
         "shards_there": 5,
         "new": 0,
-        "known": 118,
-        "gone": 0,
+        "changed": 0,
+        "deleted": 0,
         "objects_per_s": 0,
     }
     assert again["results"] == first["results"]
@@ -98,6 +98,11 @@ def test_a_rerun_does_only_what_is_new_or_changed(ray_cluster, archive, trained,
     names[2].unlink()
     last = run(pictures, trained, output)
     assert last["this_run"]["objects"] == 3
+    assert {name: last["this_run"][name] for name in ("new", "changed", "deleted")} == {
+        "new": 2,
+        "changed": 1,
+        "deleted": 1,
+    }
     assert last["counts"] == {"objects": 119, "scored": 118, "quarantined": 0, "duplicate": 1, "skipped": 0}
     fresh = run(pictures, trained, tmp_path / "fresh")
     assert same_answers(rows(last), rows(fresh))
@@ -151,7 +156,7 @@ def test_a_part_of_an_archive_has_results_of_its_own(ray_cluster, archive, train
     assert some["counts"]["objects"] == 30
     whole = run(archive, trained, tmp_path)
     assert whole["counts"]["objects"] == 120
-    assert whole["this_run"]["gone"] == 0
+    assert whole["this_run"]["deleted"] == 0
     again = run(archive, trained, tmp_path, select={"include": ["*.png", "*.jpg"], "limit": 30})
     assert again["this_run"]["objects"] == 0
     assert again["counts"] == some["counts"]

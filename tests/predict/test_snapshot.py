@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from mri_ray.archive.storage import Location
 from mri_ray.predict import snapshot
 from mri_ray.records import RESULTS
 
@@ -103,3 +104,84 @@ def test_a_snapshot_is_built_once_and_readers_see_only_rows(scored):
     again, _ = build(scored)
     assert again == found
     assert stamps == {path.name: path.stat().st_mtime_ns for path in Path(place).iterdir()}
+
+
+def version_of(scored, name: str) -> tuple[bytes, os.stat_result]:
+    return scored.archive.read(f"{name}.png"), os.stat(f"{scored.archive.uri.removeprefix('file://')}/{name}.png")
+
+
+def put_back(scored, name: str, version: tuple[bytes, os.stat_result]) -> None:
+    """The same content with the same time, as a restore from a backup leaves it."""
+    data, stamp = version
+    scored.archive.write(f"{name}.png", data)
+    os.utime(f"{scored.archive.uri.removeprefix('file://')}/{name}.png", ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+
+
+def night(scored) -> list[str]:
+    scored.take_stock()
+    return scored.score()
+
+
+def test_content_that_changes_back(scored):
+    scored.put(a=scored.picture(1), b=scored.picture(2))
+    night(scored)
+    first, rows = build(scored)
+    before = version_of(scored, "b")
+    scored.put(b=scored.picture(3))
+    assert night(scored) == ["b.png"]
+    assert build(scored)[0].uri != first.uri
+    put_back(scored, "b", before)
+    assert night(scored) == []  # the old version's answer is still there
+    again, same = build(scored)
+    assert same == rows
+    scored.put(b=before[0])  # as a new version: the storage does not tell that its content is an old one
+    assert night(scored) == ["b.png"]
+    anew = build(scored)[1]["b"]
+    assert {name for name in anew if anew[name] != rows["b"][name]} <= {"version_id", "etag"}
+    assert again.counts["objects"] == 2
+
+
+def test_an_object_deleted_and_put_back(scored):
+    scored.put(a=scored.picture(1), b=scored.picture(2))
+    night(scored)
+    _, rows = build(scored)
+    before = version_of(scored, "b")
+    scored.archive.delete("b.png")
+    assert night(scored) == []
+    without, left = build(scored)
+    assert set(left) == {"a"}
+    assert without.counts["objects"] == 1
+    held = [scored.results.read_table(key) for key in scored.results.keys()]  # noqa: SIM118
+    assert rows["b"]["row_id"] in {row for table in held for row in table["row_id"].to_pylist()}
+    put_back(scored, "b", before)
+    assert night(scored) == []
+    assert build(scored)[1] == rows
+
+
+def test_a_renamed_object_is_another_with_the_same_answer(scored):
+    scored.put(a=scored.picture(1), b=scored.picture(2))
+    night(scored)
+    _, rows = build(scored)
+    put_back(scored, "c", version_of(scored, "b"))
+    scored.archive.delete("b.png")
+    assert night(scored) == ["c.png"]
+    found, renamed = build(scored)
+    assert set(renamed) == {"a", "c"}
+    assert renamed["c"]["object_id"] != rows["b"]["object_id"]
+    assert (renamed["c"]["logit"], renamed["c"]["state"]) == (rows["b"]["logit"], "scored")
+    assert found.counts["duplicate"] == 0
+
+
+def test_a_snapshot_that_has_lost_rows_is_made_anew(scored):
+    scored.put(**{f"p{i}": scored.picture(i) for i in range(8)})
+    night(scored)
+    found, rows = build(scored)
+    place = Path(found.uri.removeprefix("file://"))
+    for harm in (
+        lambda: (place / "part-000001.parquet").unlink(),
+        lambda: (place / snapshot.COUNTS).unlink(),
+        lambda: [path.unlink() for path in place.glob("part-*")],
+    ):
+        harm()
+        assert snapshot.finished(Location.of(found.uri)) is None
+        assert build(scored) == (found, rows)

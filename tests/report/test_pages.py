@@ -136,8 +136,8 @@ def scoring(**changes) -> ScoringFacts:
         "shards": 17,
         "shards_there": 3,
         "new": 1115,
-        "known": 119,
-        "gone": 5,
+        "changed": 119,
+        "deleted": 5,
         "objects_per_s": 367.25,
     }
     more = {
