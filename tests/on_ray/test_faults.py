@@ -55,7 +55,6 @@ def pictures(archive: Path, tmp_path: Path) -> Path:
     return tmp_path / "pictures"
 
 
-@pytest.mark.slow
 def test_a_folder_that_may_not_be_listed_keeps_its_results(ray_cluster, bundle, pictures, tmp_path, permissions_bind):
     first = run(pictures, bundle, tmp_path / "out")
     assert "denied_folders" not in first
@@ -149,7 +148,6 @@ def whole(folder: Path) -> None:
         json.loads(path.read_text())
 
 
-@pytest.mark.slow
 def test_an_output_that_becomes_full_ends_the_run_and_the_next_one_does_the_rest(
     ray_cluster, bundle, pictures, tmp_path, tmpfs
 ):
@@ -170,20 +168,19 @@ def test_an_output_that_becomes_full_ends_the_run_and_the_next_one_does_the_rest
     assert rows(again).equals(rows(run(pictures, bundle, tmp_path / "clean")))
 
 
-@pytest.mark.slow
 def test_an_output_that_becomes_read_only(ray_cluster, bundle, pictures, tmp_path, tmpfs):
     output = tmpfs("size=64m") / "out"
     with (
         when(lambda: len(results(output)) > 3, lambda: tmpfs("remount,ro")),
         pytest.raises(ArchiveDenied, match=r"writing needs permission: file://.*/out/.*: Read-only file system"),
     ):
-        run(pictures, bundle, output)
+        run(pictures, bundle, output, shards={"objects": 1, "workers": 2})
     assert not (output / "run.json").exists()
     with pytest.raises(ArchiveDenied, match="no permission to write in"):  # before anything is done
         run(pictures, bundle, output)
     tmpfs("remount,rw")
     whole(output)
-    assert run(pictures, bundle, output)["this_run"]["shards_there"] >= 3
+    assert run(pictures, bundle, output, shards={"objects": 1, "workers": 2})["this_run"]["shards_there"] >= 3
 
 
 def test_an_output_that_may_only_be_read(ray_cluster, bundle, pictures, s3_prefix, s3_reader):
