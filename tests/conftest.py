@@ -1,4 +1,4 @@
-"""What all tests share: a real S3 server, a place to store things on either kind of storage, the real data."""
+"""What all tests share: a real S3 server and what goes wrong before it, places on either kind of storage, real data."""
 
 import ctypes
 import json
@@ -10,10 +10,12 @@ import struct
 import subprocess
 import sys
 import time
+import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -59,6 +61,35 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
         finally:
             process.kill()  # its orderly end takes ten seconds, for data nobody wants
             process.wait()
+
+
+@dataclass(frozen=True)
+class Proxy:
+    endpoint: str
+
+    def counts(self) -> dict[str, int]:
+        """What it did until now: requests, slow_down, reset, cut; late: of these, after the store was changed."""
+        with urllib.request.urlopen(f"{self.endpoint}/--counts", timeout=30) as answer:  # noqa: S310 - a constant scheme
+            return json.load(answer)
+
+
+@pytest.fixture
+def proxy(s3_server: S3Server) -> Iterator[Callable[..., Proxy]]:
+    """Starts proxies before the S3 server that go wrong as told (`faulty_proxy.Faults`)."""
+    started: list[subprocess.Popen] = []
+
+    def start(**faults: Any) -> Proxy:
+        told = json.dumps({"upstream": s3_server.endpoint, **faults})
+        command = [sys.executable, str(Path(__file__).parent / "faulty_proxy.py"), told]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        started.append(process)
+        assert process.stdout is not None
+        return Proxy(f"http://127.0.0.1:{int(process.stdout.readline())}")
+
+    yield start
+    for process in started:
+        process.communicate(timeout=20)  # closes its input, which ends it
+        assert process.returncode == 0
 
 
 @pytest.fixture

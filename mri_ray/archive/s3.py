@@ -12,6 +12,7 @@ import random
 import re
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from typing import Any
@@ -35,8 +36,10 @@ _UNUSED = re.compile(rb"<(LastModified|StorageClass|Owner)>.*?</\1>", re.DOTALL)
 _FAILURES = (OSError, boto.BotoCoreError, BodyError)
 _BROKEN_BODY = (BodyError, boto.IncompleteReadError, boto.HTTPClientError, TimeoutError)
 _TAKEN = ("PreconditionFailed", "412")
+_COMPLETED = ("NoSuchUpload",)  # or aborted: a repeated request finds that the parts were put together
 _BEYOND = ("InvalidRange", "416")
 _CONFLICT = ("ConditionalRequestConflict", "409")  # another conditional write of this key is under way
+_WRITE = "write"  # the metadata that names the write an object is of
 
 
 class S3Store:
@@ -83,7 +86,7 @@ class S3Store:
     def fetch(self, key: str) -> bytes:
         """As `read`, for many small objects. What fails is read once more the thorough way, with its retries."""
         try:
-            with self._client.arrow.open_input_file(f"{self.bucket}/{self._key(key)}") as file:
+            with self._client.arrow(attempts=1).open_input_file(f"{self.bucket}/{self._key(key)}") as file:
                 return file.read()
         except FileNotFoundError as exc:
             raise FileNotFoundError(errno.ENOENT, "no such object", self._uri(key)) from exc
@@ -91,25 +94,36 @@ class S3Store:
             return self.read(key)
 
     def write(self, key: str, data: bytes, *, if_absent: bool) -> bool:
-        return self._write(key, partial(self._put, self._key(key), data, if_absent=if_absent), if_absent)
+        return self._write(key, partial(self._put, self._key(key), data, if_absent=if_absent))
 
     def write_file(self, key: str, source: str, *, if_absent: bool) -> bool:
-        return self._write(key, partial(self._send, self._key(key), source, if_absent=if_absent), if_absent)
+        return self._write(key, partial(self._send, self._key(key), source, if_absent=if_absent))
 
-    def _write(self, key: str, attempt_it: Callable[[], None], if_absent: bool) -> bool:
+    def _write(self, key: str, attempt_it: Callable[[dict[str, str]], None]) -> bool:
+        """attempt_it is given the object's metadata: by them a repeated request finds what the first has stored."""
+        metadata = {_WRITE: uuid.uuid4().hex}
         for attempt in range(self.config.retries + 1):
             try:
-                attempt_it()
+                attempt_it(metadata)
             except _FAILURES as exc:
                 code = s3_errors.code_of(exc)
-                if if_absent and code in _TAKEN:
-                    return False
+                if code in _TAKEN + _COMPLETED:
+                    if self._metadata(key).get(_WRITE) == metadata[_WRITE]:
+                        return True
+                    if code in _TAKEN:
+                        return False
                 if code not in _CONFLICT or attempt == self.config.retries:
                     raise s3_errors.as_archive_error(exc, self._uri(key), self.config) from exc
                 time.sleep(_pause(attempt))
             else:
                 return True
         raise AssertionError("the last attempt returns or raises")
+
+    def _metadata(self, key: str) -> dict[str, str]:
+        try:
+            return self._call("head_object", Key=self._key(key)).get("Metadata", {})
+        except ArchiveError:  # gone again, or out of reach: nothing tells that it is ours
+            return {}
 
     def exists(self, key: str) -> bool:
         try:
@@ -136,7 +150,7 @@ class S3Store:
                 raise ArchiveDenied(f"deleting failed ({first.get('Code')}): s3://{self.bucket}/{first.get('Key')}")
 
     def arrow(self) -> tuple[pyarrow.fs.FileSystem, str]:
-        return self._client.arrow, f"{self.bucket}/{self.prefix}".rstrip("/")
+        return self._client.arrow(attempts=self.config.retries + 1), f"{self.bucket}/{self.prefix}".rstrip("/")
 
     def _block(self, key: str, offset: int, length: int) -> tuple[bytes, int, str | None]:
         """Part of an object, its size and version; nothing of one that ends before the part."""
@@ -182,18 +196,20 @@ class S3Store:
                 return
             token = {"ContinuationToken": page["NextContinuationToken"]}
 
-    def _put(self, key: str, data: bytes, *, if_absent: bool) -> None:
+    def _put(self, key: str, data: bytes, metadata: dict[str, str], *, if_absent: bool) -> None:
         fs = self._client.fs
         if len(data) > _PART_BYTES:
             mode = "create" if if_absent else "overwrite"
-            fs.pipe_file(f"{self.bucket}/{key}", data, chunksize=_PART_BYTES // 2, mode=mode)
+            where = f"{self.bucket}/{key}"
+            fs.pipe_file(where, data, chunksize=_PART_BYTES // 2, mode=mode, Metadata=metadata)
         else:
             only_if = {"IfNoneMatch": "*"} if if_absent else {}
-            fs.call_s3("put_object", Bucket=self.bucket, Key=key, Body=data, **only_if)
+            fs.call_s3("put_object", Bucket=self.bucket, Key=key, Body=data, Metadata=metadata, **only_if)
 
-    def _send(self, key: str, source: str, *, if_absent: bool) -> None:
+    def _send(self, key: str, source: str, metadata: dict[str, str], *, if_absent: bool) -> None:
         mode = "create" if if_absent else "overwrite"
-        self._client.fs.put_file(source, f"{self.bucket}/{key}", chunksize=_PART_BYTES // 2, mode=mode)
+        where = f"{self.bucket}/{key}"
+        self._client.fs.put_file(source, where, chunksize=_PART_BYTES // 2, mode=mode, Metadata=metadata)
 
     def _call(self, method: str, **arguments: Any) -> dict[str, Any]:
         try:
@@ -238,14 +254,15 @@ class _Client:
         self._meta = self.fs.connect().meta
         self._meta.events.register("before-parse.s3.ListObjectsV2", _without_unused)
         self._lock = threading.Lock()
-        self._arrow: pyarrow.fs.S3FileSystem | None = None
+        self._arrow: dict[int, pyarrow.fs.S3FileSystem] = {}
+        self._region: str | None = None
 
-    @property
-    def arrow(self) -> pyarrow.fs.S3FileSystem:
+    def arrow(self, *, attempts: int) -> pyarrow.fs.S3FileSystem:
         with self._lock:
-            if self._arrow is None:
-                self._arrow = _arrow(self._config, self._meta, self._bucket_region())
-            return self._arrow
+            self._region = self._region or self._bucket_region()
+            if attempts not in self._arrow:
+                self._arrow[attempts] = _arrow(self._config, self._meta, self._region, attempts)
+            return self._arrow[attempts]
 
     def _bucket_region(self) -> str:
         """Where the bucket lies. botocore follows it by itself, pyarrow would fail in any other region."""
@@ -276,14 +293,14 @@ def _cached_client(bucket: str, config: StorageConfig, pid: int, environment: st
 _LOCK = threading.Lock()
 
 
-def _arrow(config: StorageConfig, meta: Any, region: str) -> pyarrow.fs.S3FileSystem:
+def _arrow(config: StorageConfig, meta: Any, region: str, attempts: int) -> pyarrow.fs.S3FileSystem:
     """The same server by pyarrow. No credentials are passed: it finds them itself, so its pickle holds none."""
     arguments: dict[str, Any] = {
         "anonymous": config.anonymous,
         "region": region,
         "connect_timeout": config.connect_timeout_s,
         "request_timeout": config.read_timeout_s,
-        "retry_strategy": pyarrow.fs.AwsStandardS3RetryStrategy(max_attempts=1),
+        "retry_strategy": pyarrow.fs.AwsStandardS3RetryStrategy(max_attempts=attempts),
     }
     endpoint = urlsplit(meta.endpoint_url)
     host = endpoint.hostname or ""

@@ -3,6 +3,7 @@
 import errno
 from typing import Any
 
+from aiohttp import ClientError as BodyError
 from botocore import exceptions as boto  # type: ignore[import-untyped]
 from botocore.parsers import ResponseParserError  # type: ignore[import-untyped]
 
@@ -81,6 +82,8 @@ def _meaning(exc: BaseException, config: StorageConfig) -> tuple[type[ArchiveErr
         return ArchiveDenied, "anonymous access is not allowed"
     if code in _CODES:
         return _CODES[code]
+    if _status(exc) >= 500:
+        return ArchiveUnreachable, f"the server fails ({code})"
     if code is not None:
         return ArchiveError, f"the server refused ({code}: {_answer(exc).get('Message')})"
     if isinstance(exc, _NO_CREDENTIALS):
@@ -89,16 +92,26 @@ def _meaning(exc: BaseException, config: StorageConfig) -> tuple[type[ArchiveErr
         return ArchiveNotFound, f"no valid name ({exc})"
     if isinstance(exc, ResponseParserError):
         return ArchiveUnreachable, "what answers there is no S3 server"
+    if isinstance(exc, BodyError | boto.IncompleteReadError):
+        return ArchiveUnreachable, f"the server's answer broke off ({exc})"
     if isinstance(exc, boto.HTTPClientError | boto.ConnectionError | OSError):
         return ArchiveUnreachable, f"no answer from the server ({exc})"
     return ArchiveError, str(exc)
 
 
 def _answer(exc: BaseException) -> dict[str, Any]:
+    return _response(exc).get("Error", {})
+
+
+def _status(exc: BaseException) -> int:
+    return _response(exc).get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+
+
+def _response(exc: BaseException) -> dict[str, Any]:
     # s3fs makes an OSError of the server's answer and keeps the client's own error as its cause.
     for candidate in (exc, exc.__cause__):
         if isinstance(candidate, boto.ClientError):
-            return candidate.response.get("Error", {})
+            return candidate.response
     return {}
 
 

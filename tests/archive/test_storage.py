@@ -506,7 +506,7 @@ class TestS3:
     def test_folder_markers_are_no_objects(self, s3_prefix: str) -> None:
         root = Location.of(s3_prefix)
         store = root._store
-        store._put(store._key("folder/"), b"", if_absent=False)
+        store._put(store._key("folder/"), b"", {}, if_absent=False)
         assert listed(root) == root.keys() == []
         root.write("folder/x", b"")
         assert listed(root) == root.keys() == ["folder/x"]

@@ -5,6 +5,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
@@ -50,8 +52,9 @@ def task(folder: Path, trained: dict, output: Path, kind: type) -> tuple[score_s
     return score_shards.Task(source=source, bundle=place, results=root / "results", run_id="test"), manifest.pinned()
 
 
-@pytest.mark.slow
-def test_poison_is_quarantined_and_all_else_is_scored(ray_cluster, poisoned, trained, tmp_path):
+def deadly() -> type:
+    """Made here, so that it travels to workers with its code: they do not import tests."""
+
     @dataclass(frozen=True, kw_only=True)
     class Deadly(ingest.FromArchive):
         """Ends its process at some objects, as a decoder does that writes where it must not."""
@@ -61,7 +64,26 @@ def test_poison_is_quarantined_and_all_else_is_scored(ray_cluster, poisoned, tra
                 os._exit(7)
             return super()._rows(objects, crashed=crashed)
 
-    work, manifest = task(poisoned, trained, tmp_path / "out", Deadly)
+    return Deadly
+
+
+@pytest.mark.slow
+def test_one_among_a_thousand(ray_cluster, trained, tmp_path):
+    folder = tmp_path / "archive"
+    folder.mkdir()
+    for i, picture in enumerate(np.random.default_rng(1).integers(0, 256, (1000, 40, 40), np.uint8)):
+        cv2.imwrite(str(folder / ("poison.png" if i == 617 else f"{i:03d}.png")), picture)
+    work, manifest = task(folder, trained, tmp_path / "out", deadly())
+    done = score_shards.score_all(work, manifest, settings=ShardSettings(workers=2))
+    assert (done["objects"], done["quarantined"], done["shards"]) == (1000, 1, 25)
+    found = snapshot.build(manifest, work.results, work.results / "snapshots")
+    assert found.counts == {"objects": 1000, "scored": 999, "quarantined": 1, "duplicate": 0, "skipped": 0}
+    assert found.reasons == {Reason.CRASHED.value: 1}
+
+
+@pytest.mark.slow
+def test_poison_is_quarantined_and_all_else_is_scored(ray_cluster, poisoned, trained, tmp_path):
+    work, manifest = task(poisoned, trained, tmp_path / "out", deadly())
     done = score_shards.score_all(work, manifest, settings=ShardSettings(workers=2))
     assert (done["objects"], done["quarantined"], done["shards"]) == (122, 2, 4)
     found = snapshot.build(manifest, work.results, work.results / "snapshots")

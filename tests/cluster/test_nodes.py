@@ -1,0 +1,30 @@
+"""Nodes that come and go during a run: work goes to those that there are."""
+
+import json
+
+import pytest
+
+from mri_ray.archive.storage import Location
+
+pytestmark = pytest.mark.slow
+
+
+def test_work_follows_the_cluster(nodes, score, pictures, small_bundle, s3_prefix):
+    root = Location.of(s3_prefix)
+    pictures(root / "archive", 1500)
+    small_bundle(root / "bundle")
+    output = root / "out"
+    line = [f"archive={root}/archive", f"bundle={root}/bundle", f"output={output}"]
+
+    run = score(*line, "shards.objects=10")
+    run.until(lambda: output.keys("results/"))
+    nodes.add()
+    run.until(lambda: nodes.workers(1))
+    before = len(output.keys("results/"))
+    run.until(lambda: len(output.keys("results/")) > before + 4 and nodes.workers(1))
+    nodes.remove(1)
+    printed = run.wait()
+    assert "objects that did it" not in printed, "no object is to blame for a node that leaves"
+    told = json.loads(output.read("run.json"))
+    assert told["counts"] == {"objects": 1500, "scored": 1500, "quarantined": 0, "duplicate": 0, "skipped": 0}
+    assert told["this_run"]["shards"] == 150
