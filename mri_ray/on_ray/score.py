@@ -11,7 +11,7 @@ from mri_ray.on_ray.settings import ScoreRun
 from mri_ray.predict import snapshot
 from mri_ray.report import answers, examples, pages
 from mri_ray.report.facts import ScoringFacts
-from mri_ray.report.record import Record, judge
+from mri_ray.report.record import Record, figures, judge
 
 HEADLINE = "Answers of a trained bundle for every slice of this archive."
 
@@ -19,12 +19,17 @@ HEADLINE = "Answers of a trained bundle for every slice of this archive."
 def run(settings: ScoreRun, *, headline: str = HEADLINE) -> Record:
     """Score what is not scored yet and publish; all of it lies below `settings.output` afterwards.
 
+    A dry run notes a `plan` and writes nothing.
     Raises TooManyQuarantined, after everything is written, when more objects failed than the run allows.
     """
     job = _Scoring(settings, headline)
-    with cluster.connected(settings.ray):
-        job.run()
-    judge(job.record.values["counts"], job.record.values["reasons"], settings.max_quarantined_fraction)
+    if settings.dry_run:
+        job.plan(job.output, job.results, "scoring")
+        return job.record
+    with job.record.kept(job.output):
+        with cluster.connected(settings.ray):
+            job.run()
+        judge(job.record.values["counts"], job.record.values["reasons"], settings.max_quarantined_fraction)
     return job.record
 
 
@@ -34,10 +39,7 @@ class _Scoring(LabelledJob):
         self.settings = settings
         self.place = Location.of(settings.bundle, settings.storage)
         self.bundle = bundles.load(self.place)
-
-    def run(self) -> None:
-        settings, record = self.settings, self.record
-        results = score_shards.generation(
+        self.results = score_shards.generation(
             self.output / "results",
             self.archive,
             self.bundle.digest,
@@ -45,6 +47,9 @@ class _Scoring(LabelledJob):
             settings.precision,
             self.identifiers,
         )
+
+    def run(self) -> None:
+        settings, record, results = self.settings, self.record, self.results
         with record.stage("listing"):
             manifest = self.take_stock(self.output, results)
         task = score_shards.Task(
@@ -56,7 +61,9 @@ class _Scoring(LabelledJob):
             micro_batch=settings.micro_batch,
         )
         with record.stage("scoring"):
-            done = score_shards.score_all(task, manifest, workers=settings.shards.workers, deadline=self.deadline)
+            done = score_shards.score_all(
+                task, manifest, workers=settings.shards.workers, deadline=self.deadline, tell=record.tell
+            )
         rate = round(done["objects"] / record.timings_s["scoring"], 2)
         record.values["this_run"] |= {**done, "objects_per_s": rate}
         with record.stage("snapshot"):
@@ -83,6 +90,6 @@ class _Scoring(LabelledJob):
         chosen = examples.choose(labelled, self.bundle.threshold, usable=self.showable(results))
         return ScoringFacts(
             **self.facts(self.bundle, found, results, matched, labelled, chosen),
-            this_run=self.record.values["this_run"],
+            this_run=figures(self.record.values["this_run"]),
             results=found.uri,
         )

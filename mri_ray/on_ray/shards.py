@@ -2,7 +2,6 @@
 
 import json
 import logging
-import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
@@ -16,7 +15,7 @@ from ray.util.annotations import RayDeprecationWarning
 
 from mri_ray import errors
 from mri_ray.archive.manifest import Shard
-from mri_ray.errors import MriRayError, OutOfTime
+from mri_ray.errors import MriRayError
 from mri_ray.on_ray import cluster
 from mri_ray.on_ray.rescue import Facts, Work, discreet, rescue
 
@@ -115,31 +114,3 @@ def own_error(error: BaseException) -> MriRayError | None:
     while cause is not None and not isinstance(cause, MriRayError):
         cause = cause.__cause__ or getattr(cause, "cause", None)
     return cause
-
-
-def followed(facts: Iterator[Facts], *, total: int, what: str, deadline: float | None = None) -> list[Facts]:
-    """Gather the facts, and log every two seconds how far the work is.
-
-    deadline: in the time of `time.monotonic`; raises OutOfTime when it has passed with work left.
-    """
-    gathered: list[Facts] = []
-    started = said = time.monotonic()
-    objects = bad = 0
-    for fact in facts:
-        gathered.append(fact)
-        objects += fact["listed"]
-        bad += fact.get("quarantined", 0)
-        now = time.monotonic()
-        if deadline is not None and now > deadline and objects < total:
-            raise OutOfTime(
-                f"max_runtime_s: {objects:,} of {total:,} objects are {what} and kept; the same line does the rest"
-            )
-        if now - said >= 2 or objects == total:
-            said = now
-            rate = objects / max(now - started, 1e-9)
-            left = (total - objects) / rate
-            log.info(
-                "%s %s of %s objects, %.0f/s, %.0f s left, %s quarantined",
-                *(what, f"{objects:,}", f"{total:,}", rate, left, f"{bad:,}"),
-            )
-    return gathered

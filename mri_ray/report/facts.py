@@ -69,7 +69,7 @@ class TrainingFacts(Facts):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ScoringFacts(Facts):
-    """this_run: {objects, quarantined, shards, shards_there, new, known, gone, objects_per_s}. results: its URI."""
+    """this_run: what `report.record.figures` gives. results: its URI."""
 
     this_run: dict[str, Any] = field(default_factory=dict)
     results: str = ""
