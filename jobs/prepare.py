@@ -7,9 +7,12 @@ from mri_ray.on_ray.settings import PrepareRun
 
 def main() -> None:
     settings = config.from_argv(PrepareRun)
-    from mri_ray.on_ray import prepare  # imports Ray: after the settings are known to be right
+    from mri_ray.on_ray import plan, prepare  # imports Ray: after the settings are known to be right
 
     record = prepare.run(settings)
+    if settings.dry_run:
+        print(plan.text(record.values["plan"]))
+        return
     print(f"prepared: {record.values['prepared']}\nledger: {record.values['ledger']}")
 
 

@@ -7,9 +7,12 @@ from mri_ray.on_ray.settings import ScoreRun
 
 def main() -> None:
     settings = config.from_argv(ScoreRun)
-    from mri_ray.on_ray import score  # imports torch and Ray: after the settings are known to be right
+    from mri_ray.on_ray import plan, score  # imports torch and Ray: after the settings are known to be right
 
     record = score.run(settings)
+    if settings.dry_run:
+        print(plan.text(record.values["plan"]))
+        return
     print(f"results: {record.values['results']}\nreport: {record.values['report']}")
 
 

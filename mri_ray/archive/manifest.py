@@ -152,6 +152,36 @@ class Manifest:
                 return list(added)
             chain = journal.read_past(self._location, chain)
 
+    def plan(
+        self,
+        pages: Iterable[pa.RecordBatch],
+        again: pa.Array,
+        *,
+        denied: Collection[str] = (),
+        shard_objects: int = SHARD_OBJECTS,
+        shard_bytes: int = SHARD_BYTES,
+    ) -> tuple[Update, tuple[Shard, ...]]:
+        """What `update` with a listing, and then `add_retry` with these ids, would find and add; writes nothing.
+
+        The listing's number in the Update is that of the manifest as it is.
+        """
+        _check_cut(shard_objects, shard_bytes)
+        chain = self._chain()
+        known = self._ids(chain.first_shards)
+        listed: list[np.ndarray] = []
+        added = tuple(map(_named, _cut(self._unknown(pages, known, listed), shard_objects, shard_bytes)))
+        here = np.sort(_joined(listed))
+        new = sum(shard.objects for shard in added)
+        unseen = known[~_among(known, here)]
+        kept = self._kept(chain, unseen, denied)
+        gone = unseen[~_among(unseen, kept)]
+        wanted = np.unique(_fixed(again))
+        live = wanted[~_among(wanted, gone)]
+        retried = map(_named, _cut([self._rows(chain, live)], shard_objects, shard_bytes)) if live.size else ()
+        counts = {"new": new, "known": len(here) - new, "kept": len(kept), "gone": len(gone)}
+        update = Update(chain.number, **counts, shards=(*chain.shards, *added))
+        return update, tuple(retried)
+
     def shards(self) -> list[Shard]:
         """All shards in the order they were added."""
         return list(self._chain().shards)
@@ -250,8 +280,7 @@ class Manifest:
         pending: deque[Future[bool]] = deque()
         with ThreadPoolExecutor(_THREADS) as pool:
             for table in tables:
-                name = digest("shard", salt, *table["version_id"].to_pylist())
-                shard = Shard(name, table.num_rows, pc.sum(table["size"]).as_py())
+                shard = _named(table, salt)
                 shards.append(shard)
                 pending.append(pool.submit(self._location.write_table, _shard_key(shard), table, if_absent=True))
                 if len(pending) > 2 * _THREADS:
@@ -266,6 +295,10 @@ class Manifest:
         name = digest("gone", ids.tobytes())
         self._location.write_table(_gone_key(name), pa.table({"version_id": _text(ids)}), if_absent=True)
         return name
+
+
+def _named(table: pa.Table, salt: str = "") -> Shard:
+    return Shard(digest("shard", salt, *table["version_id"].to_pylist()), table.num_rows, pc.sum(table["size"]).as_py())
 
 
 def _shard_key(shard: Shard) -> str:

@@ -1,7 +1,8 @@
 """An archive -> manifest -> prepared rows on storage, decoded once for all that share a preparation."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 import pyarrow as pa
@@ -14,12 +15,13 @@ from mri_ray.archive.pseudonym import Identifiers
 from mri_ray.archive.storage import Location
 from mri_ray.decode.settings import DecodeConfig
 from mri_ray.learn.plan import CHUNK_ROWS
-from mri_ray.on_ray import shards
+from mri_ray.on_ray import progress, prometheus, shards
 from mri_ray.on_ray.work import Facts, discreet
+from mri_ray.prepare.effort import DECODE, FETCH, WRITE, Effort
 from mri_ray.prepare.objects import BATCH_ROWS, Row, from_batches, holds_identifiers, rows, states, to_batches
 from mri_ray.prepare.objects import crashed as crashed_rows
 from mri_ray.prepare.settings import PrepareConfig
-from mri_ray.records import LISTING, State, prepared_schema
+from mri_ray.records import LISTING, prepared_schema
 
 _PART_OBJECTS = 64  # decoded by one task, for a worker that does not decode
 _AHEAD = 2  # batches that such a task holds ready
@@ -30,7 +32,10 @@ LINKS = pa.schema([pa.field("object_id", pa.string()), pa.field("path", pa.strin
 
 @dataclass(frozen=True, kw_only=True)
 class FromArchive:
-    """Rows of a shard, fetched, decoded, prepared. links: where what leads back to paths goes, if they are not kept."""
+    """Rows of a shard, fetched, decoded, prepared. links: where what leads back to paths goes, if they are not kept.
+
+    effort: is told how long that takes.
+    """
 
     archive: Location
     manifest: Manifest
@@ -38,9 +43,12 @@ class FromArchive:
     prepare: PrepareConfig
     identifiers: Identifiers
     links: Location | None
+    effort: Effort = field(default_factory=Effort, compare=False)
 
     def __call__(self, shard: Shard) -> Iterator[Row]:
-        return self._linked(self._rows(self.manifest.read_shard(shard)), outputs.name(shard))
+        with self.effort.stage(FETCH):
+            objects = self.manifest.read_shard(shard)
+        return self._linked(self._rows(objects), outputs.name(shard))
 
     def part(self, shard: Shard, start: int, stop: int, *, crashed: bool = False) -> Iterator[Row]:
         """Rows of some of the shard's objects; crashed: of those that end whatever process looks at them."""
@@ -50,7 +58,7 @@ class FromArchive:
     def _rows(self, objects: pa.Table, *, crashed: bool = False) -> Iterator[Row]:
         if crashed:
             return crashed_rows(objects, self.archive, self.prepare, self.identifiers)
-        return rows(objects, self.archive, self.decode, self.prepare, self.identifiers)
+        return rows(objects, self.archive, self.decode, self.prepare, self.identifiers, self.effort)
 
     def _linked(self, found: Iterator[Row], name: str) -> Iterator[Row]:
         paths: dict[str, str] = {}
@@ -68,6 +76,7 @@ class FromOthers:
     """The rows of `source`, fetched, decoded and prepared by tasks on any node with free CPUs, ahead of who asks."""
 
     source: FromArchive
+    effort: Effort = field(default_factory=Effort, compare=False)  # is told how long their batches were waited for
 
     def __call__(self, shard: Shard) -> Iterator[Row]:
         starts = range(0, shard.objects, _PART_OBJECTS)
@@ -80,7 +89,8 @@ class FromOthers:
         streams = [_batches.remote(self.source, shard, *part, crashed=crashed) for part in parts]
         try:
             for stream in streams:
-                yield from from_batches((ray.get(batch) for batch in stream), self.source.prepare.size)
+                batches = self.effort.drawing(FETCH, map(ray.get, stream))
+                yield from from_batches(batches, self.source.prepare.size)
         finally:
             for stream in streams:
                 ray.cancel(stream)
@@ -98,9 +108,11 @@ class FromPrepared:
 
     prepared: Location
     size: int
+    effort: Effort = field(default_factory=Effort, compare=False)
 
     def __call__(self, shard: Shard) -> Iterator[Row]:
-        return from_batches(self.prepared.read_batches(outputs.name(shard), BATCH_ROWS), self.size)
+        batches = self.prepared.read_batches(outputs.name(shard), BATCH_ROWS)
+        return from_batches(self.effort.drawing(FETCH, batches), self.size)
 
     def part(self, shard: Shard, start: int, stop: int, *, crashed: bool = False) -> Iterator[Row]:
         """Nothing is decoded here, so no object can be to blame for a worker's death: one part is the whole shard."""
@@ -116,7 +128,9 @@ class PrepareShard:
     prepared: Location
 
     def __call__(self, shard: Shard) -> Facts:
-        return self._write(shard, to_batches(self.source(shard), self.source.prepare.size))
+        effort = Effort()
+        source = replace(self.source, effort=effort)
+        return self._write(shard, to_batches(source(shard), self.source.prepare.size), effort)
 
     def part(self, shard: Shard, start: int, stop: int, *, crashed: bool) -> pa.Table:
         found = self.source.part(shard, start, stop, crashed=crashed)
@@ -124,22 +138,30 @@ class PrepareShard:
         return pa.Table.from_batches(to_batches(found, size), prepared_schema(size))
 
     def gather(self, shard: Shard, parts: Sequence[pa.Table]) -> Facts:
-        return self._write(shard, (batch for part in parts for batch in part.to_batches()))
+        return self._write(shard, (batch for part in parts for batch in part.to_batches()), Effort())
 
-    def _write(self, shard: Shard, batches: Iterable[pa.RecordBatch]) -> Facts:
+    def _write(self, shard: Shard, batches: Iterable[pa.RecordBatch], effort: Effort) -> Facts:
         seen: list[pa.RecordBatch] = []
 
         def watched() -> Iterator[pa.RecordBatch]:
-            for batch in batches:
+            for batch in effort.drawing(DECODE, batches):
                 seen.append(batch.select(["object_id", "reason"]))
                 yield batch
 
         schema, name = prepared_schema(self.source.prepare.size), outputs.name(shard)
-        self.prepared.write_batches(name, schema, watched(), if_absent=True, row_group_size=CHUNK_ROWS)
+        with effort.stage(WRITE):
+            self.prepared.write_batches(name, schema, watched(), if_absent=True, row_group_size=CHUNK_ROWS)
         table = pa.Table.from_batches(seen)
         ended = dict(zip(table["object_id"].to_pylist(), states(table).to_pylist(), strict=True))
-        bad = sum(state == State.QUARANTINED for state in ended.values())
-        return {"listed": shard.objects, "objects": len(ended), "quarantined": bad}
+        facts: Facts = {
+            "listed": shard.objects,
+            "bytes": shard.bytes,
+            "objects": len(ended),
+            **Counter(ended.values()),
+            "stages_s": effort.stages_s,
+        }
+        prometheus.export("prepare", facts)
+        return facts
 
 
 def prepared_location(
@@ -150,14 +172,19 @@ def prepared_location(
     return root / "prepared" / name
 
 
-def prepare_all(source: FromArchive, prepared: Location, *, workers: int | None, deadline: float | None = None) -> int:
-    """Prepare what is not there yet; returns how many objects that were."""
+def prepare_all(
+    source: FromArchive,
+    prepared: Location,
+    *,
+    workers: int | None,
+    deadline: float | None = None,
+    tell: progress.Tell = progress.nobody,
+) -> Facts:
+    """Prepare what is not there yet; what this run did (`progress.followed`)."""
     work = PrepareShard(source=source, prepared=prepared)
     todo = outputs.missing(source.manifest, prepared)
-    total = sum(shard.objects for shard in todo)
     running = shards.run(todo, lambda: work, workers=workers)
-    facts = shards.followed(running, total=total, what="prepared", deadline=deadline)
-    return sum(fact["objects"] for fact in facts)
+    return progress.followed(running, todo, what="prepared", tell=tell, deadline=deadline)
 
 
 def probe(archive: Location, pages: Iterable[pa.RecordBatch], decode: DecodeConfig) -> bool:

@@ -22,7 +22,7 @@ from mri_ray.cohort.columns import flagged
 from mri_ray.cohort.labels import Matched, bring, labels_from_file, labels_from_folders, match
 from mri_ray.errors import ArchiveDenied, ArchiveError, ArchiveNotFound
 from mri_ray.learn.bundle import Bundle
-from mri_ray.on_ray import ingest, studies
+from mri_ray.on_ray import ingest, plan, studies
 from mri_ray.on_ray.settings import ArchiveRun, LabelledRun
 from mri_ray.predict.snapshot import Snapshot
 from mri_ray.predict.studies import StudyRule
@@ -32,7 +32,7 @@ from mri_ray.prepare.settings import PrepareConfig
 from mri_ray.records import Flag
 from mri_ray.report import answers
 from mri_ray.report.facts import Answers, Example, Facts
-from mri_ray.report.record import Record, versions
+from mri_ray.report.record import Record, last_complete, versions
 
 _NAMED_FOLDERS = 20  # in run.json, of those that could not be listed
 _SHOWN_BYTES = 2**31  # of objects and packs that are read once more for pictures
@@ -66,6 +66,32 @@ class Job:
         ArchiveNotFound when there is no object at all, ArchiveDenied when that may be for want of permission,
         IdentifierError when identifiers are met that have no key.
         """
+        manifest = self._manifest(root)
+        with self._untold():
+            update = manifest.update(self._listed(), denied=self._denied, **self._cut)
+        log.info(
+            "listed %s objects: %s new or changed, %s known, %s gone",
+            *(f"{number:,}" for number in (update.new + update.known, update.new, update.known, update.gone)),
+        )
+        self._check_listing(update)
+        manifest.add_retry(outputs.to_retry(manifest.pinned(), finished), after=update.listing, **self._cut)
+        self.record.note(this_run={"new": update.new, "known": update.known, "gone": update.gone})
+        self.manifest = manifest.pinned()  # what another run adds from now on is that run's affair
+        return self.manifest
+
+    def plan(self, root: Location, finished: Location, stage: str) -> None:
+        """Note as `plan` what there is to do, from a listing alone: nothing is written. Raises as `take_stock`."""
+        manifest = self._manifest(root)
+        with self._untold():
+            failed = outputs.to_retry(manifest.pinned(), finished)
+            update, again = manifest.plan(self._listed(), failed, denied=self._denied, **self._cut)
+        self._check_listing(update)
+        there = set(finished.keys())
+        todo = [shard for shard in update.shards if outputs.name(shard) not in there] + list(again)
+        self.record.note(plan=plan.plan(update, again, todo, last_complete(self.output), stage))
+
+    def _manifest(self, root: Location) -> Manifest:
+        """The archive's manifest, before it is listed. Raises IdentifierError as `take_stock`."""
         if self.identifiers.headers == "pseudonym" and not self.identifiers.fingerprint:
             log.info("looking for identifiers in %s, since there is no site key", self.archive.uri)
             if ingest.probe(self.archive, self._listed(), self._shared.decode):
@@ -74,23 +100,18 @@ class Job:
         # Below a linkage ids follow from the site key: another key is another manifest.
         which = () if self._shared.select.is_all else (digest_json(self._shared.select),)
         name = digest("manifest", self.archive.uri, self.identifiers.fingerprint if self.linkage else "", *which)
-        manifest = Manifest((self.linkage or root) / "manifest" / name, secret=self.identifiers.id_key())
-        cut = {"shard_objects": self._shared.shards.objects, "shard_bytes": self._shared.shards.megabytes * 2**20}
-        with self._untold():
-            update = manifest.update(self._listed(), denied=self._denied, **cut)
-        log.info(
-            "listed %s objects: %s new or changed, %s known, %s gone",
-            *(f"{number:,}" for number in (update.new + update.known, update.new, update.known, update.gone)),
-        )
+        return Manifest((self.linkage or root) / "manifest" / name, secret=self.identifiers.id_key())
+
+    @property
+    def _cut(self) -> dict[str, int]:
+        return {"shard_objects": self._shared.shards.objects, "shard_bytes": self._shared.shards.megabytes * 2**20}
+
+    def _check_listing(self, update: Update) -> None:
         if self._denied:
             self._tell_denied(update)
         if not update.new + update.known:
             left = "" if self._shared.select.is_all else " that `select` leaves"
             raise ArchiveNotFound(f"archive: must hold at least one object{left}, got none below {self.archive.uri}")
-        manifest.add_retry(outputs.to_retry(manifest.pinned(), finished), after=update.listing, **cut)
-        self.record.note(this_run={"new": update.new, "known": update.known, "gone": update.gone})
-        self.manifest = manifest.pinned()  # what another run adds from now on is that run's affair
-        return self.manifest
 
     def _listed(self) -> Iterator[pa.RecordBatch]:
         return selected(self.archive.list(self._deny), self._shared.select)

@@ -20,7 +20,7 @@ from mri_ray.on_ray.settings import ScoreRun
 from mri_ray.predict import generations, snapshot
 from mri_ray.report import answers, cases, examples, folders, pages, rows
 from mri_ray.report.facts import Answers, Example, ScoringFacts
-from mri_ray.report.record import Record, judge
+from mri_ray.report.record import Record, figures, judge
 
 log = logging.getLogger(__name__)
 
@@ -30,13 +30,18 @@ HEADLINE = "Answers of a trained bundle for every slice of this archive."
 def run(settings: ScoreRun, *, headline: str = HEADLINE) -> Record:
     """Score what is not scored yet and publish; all of it lies below `settings.output` afterwards.
 
+    A dry run notes a `plan` and writes nothing.
     Raises TooManyQuarantined, after everything is written, when more objects failed than the run allows; then nothing
     earlier is removed either.
     """
     job = _Scoring(settings, headline)
-    with cluster.connected(settings.ray), runs.begun(job.output, job.record.run_id, job.results.name) as begun:
-        job.run(begun)
-    judge(job.record.values["counts"], job.record.values["reasons"], settings.max_quarantined_fraction)
+    if settings.dry_run:
+        job.plan(job.output, job.results, "scoring")
+        return job.record
+    with job.record.kept(job.output):
+        with cluster.connected(settings.ray), runs.begun(job.output, job.record.run_id, job.results.name) as begun:
+            job.run(begun)
+        judge(job.record.values["counts"], job.record.values["reasons"], settings.max_quarantined_fraction)
     generations.retire(job.output, settings.keep, job.links)
     return job.record
 
@@ -74,7 +79,9 @@ class _Scoring(LabelledJob):
             micro_batch=settings.micro_batch,
         )
         with record.stage("scoring"):
-            done = score_shards.score_all(task, manifest, settings=settings.shards, deadline=self.deadline)
+            done = score_shards.score_all(
+                task, manifest, settings=settings.shards, deadline=self.deadline, tell=record.tell
+            )
         rate = round(done["objects"] / record.timings_s["scoring"], 2)
         record.values["this_run"] |= {**done, "objects_per_s": rate}
         with record.stage("snapshot"):
@@ -116,10 +123,11 @@ class _Scoring(LabelledJob):
         shown, looks = self._looks(found, results, labelled)
         by_folder = self._folders(found)
         self.record.note(prefixes=None if by_folder is None else asdict(by_folder))
+        done = self.record.values["this_run"]
         return ScoringFacts(
             **self.facts(self.bundle, found, results, matched, labelled, shown),
             **looks,
-            this_run=self.record.values["this_run"],
+            this_run=figures(done) | {"history": done["history"]},
             results=found.uri,
             decisions={entry["values"]: entry["counts"] for entry in pc.value_counts(results["decision"]).to_pylist()},
             folders=by_folder,

@@ -13,12 +13,13 @@ from mri_ray.archive.pseudonym import Identifiers
 from mri_ray.archive.storage import Location
 from mri_ray.decode.settings import DecodeConfig
 from mri_ray.learn import bundle as bundles
-from mri_ray.on_ray import cluster, shards
+from mri_ray.on_ray import cluster, progress, prometheus, shards
 from mri_ray.on_ray.ingest import FromArchive, FromOthers, FromPrepared
 from mri_ray.on_ray.settings import ShardSettings
 from mri_ray.on_ray.work import ONE_CPU, Facts
 from mri_ray.predict import shard as scoring
-from mri_ray.predict.predictor import Predictor
+from mri_ray.predict.predictor import MICRO_BATCH, Predictor
+from mri_ray.prepare.effort import WRITE, Effort
 from mri_ray.prepare.objects import Row
 
 log = logging.getLogger(__name__)
@@ -46,20 +47,32 @@ class ScoreShard:
         )
 
     def __call__(self, shard: Shard) -> Facts:
-        return self._write(shard, self._score(self._task.source(shard)))
+        effort = Effort()
+        source = replace(self._task.source, effort=effort)
+        return self._write(shard, self._score(source(shard), effort), effort)
 
     def part(self, shard: Shard, start: int, stop: int, *, crashed: bool) -> pa.Table:
-        return self._score(self._task.source.part(shard, start, stop, crashed=crashed))
+        return self._score(self._task.source.part(shard, start, stop, crashed=crashed), Effort())
 
     def gather(self, shard: Shard, parts: Sequence[pa.Table]) -> Facts:
-        return self._write(shard, pa.concat_tables(parts))
+        return self._write(shard, pa.concat_tables(parts), Effort())
 
-    def _score(self, rows: Iterator[Row]) -> pa.Table:
-        return scoring.score(rows, self._predictor, run_id=self._task.run_id)
+    def _score(self, rows: Iterator[Row], effort: Effort) -> pa.Table:
+        return scoring.score(rows, self._predictor, run_id=self._task.run_id, effort=effort)
 
-    def _write(self, shard: Shard, table: pa.Table) -> Facts:
-        self._task.results.write_table(outputs.name(shard), table, if_absent=True)
-        return {"listed": shard.objects, **scoring.tally(table)}
+    def _write(self, shard: Shard, table: pa.Table, effort: Effort) -> Facts:
+        with effort.stage(WRITE):
+            self._task.results.write_table(outputs.name(shard), table, if_absent=True)
+        micro_batch = self._task.micro_batch or MICRO_BATCH[self._predictor.device.type]
+        facts = {
+            "listed": shard.objects,
+            "bytes": shard.bytes,
+            **scoring.tally(table),
+            "stages_s": effort.stages_s,
+            "fills": scoring.fills(effort.pictures, micro_batch),
+        }
+        prometheus.export("score", facts)
+        return facts
 
 
 def generation(
@@ -75,21 +88,21 @@ def generation(
     return results / digest("generation 2", archive.uri, bundle_digest, *ways)
 
 
-def score_all(task: Task, manifest: Manifest, *, settings: ShardSettings, deadline: float | None = None) -> Facts:
-    """Score the shards that have no table yet; returns what this run did."""
+def score_all(
+    task: Task,
+    manifest: Manifest,
+    *,
+    settings: ShardSettings,
+    deadline: float | None = None,
+    tell: progress.Tell = progress.nobody,
+) -> Facts:
+    """Score the shards that have no table yet; what this run did (`progress.followed`), with `shards_there`."""
     todo = outputs.missing(manifest, task.results)
     total = sum(shard.objects for shard in todo)
     there = len(manifest.shards()) - len(todo)
     log.info("scoring %s shards with %s objects; %s shards are there already", len(todo), f"{total:,}", there)
     running = _scoring(task, todo, settings)
-    facts = shards.followed(running, total=total, what="scored", deadline=deadline)
-    return {
-        "objects": sum(fact["objects"] for fact in facts),
-        "quarantined": sum(fact.get("quarantined", 0) for fact in facts),
-        "shards": len(facts),
-        "shards_there": there,
-        "peak_mb": max((fact.get("peak_mb", 0) for fact in facts), default=0),
-    }
+    return progress.followed(running, todo, what="scored", tell=tell, deadline=deadline) | {"shards_there": there}
 
 
 def _scoring(task: Task, todo: Sequence[Shard], settings: ShardSettings) -> Iterator[Facts]:

@@ -122,6 +122,7 @@ class ArchiveRun:
 class PrepareRun(ArchiveRun):
     """One preparation: archive in; shards of prepared slices, for trainings to give as `cache`, and a ledger out."""
 
+    dry_run: bool = False  # list the archive and say what there is to do; nothing is written
     prepare: PrepareConfig = field(default_factory=PrepareConfig)
 
 
@@ -173,6 +174,7 @@ class ScoreRun(LabelledRun):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     micro_batch: int | None = None  # pictures a forward pass; None: what suits the device
     keep: KeepConfig = field(default_factory=KeepConfig)
+    dry_run: bool = False  # list the archive and say what there is to do; nothing is written
 
     def __post_init__(self) -> None:
         super().__post_init__()

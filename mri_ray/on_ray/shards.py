@@ -5,7 +5,6 @@ wait, and gives a task to a process that has the bundle loaded already.
 """
 
 import logging
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
@@ -14,7 +13,6 @@ import ray
 from ray.exceptions import RayError
 
 from mri_ray.archive.manifest import Shard
-from mri_ray.errors import OutOfTime
 from mri_ray.on_ray import cluster
 from mri_ray.on_ray.rescue import rescue
 from mri_ray.on_ray.work import DEATHS, ONE_CPU, Cost, Facts, Recipe, Work, discreet, own_error, peak_mb
@@ -70,31 +68,3 @@ def run(
 def _done(recipe: Recipe, shard: Shard) -> Facts:
     with discreet():
         return recipe.work()(shard) | {"peak_mb": peak_mb()}
-
-
-def followed(facts: Iterator[Facts], *, total: int, what: str, deadline: float | None = None) -> list[Facts]:
-    """Gather the facts, and log every two seconds how far the work is.
-
-    deadline: in the time of `time.monotonic`; raises OutOfTime when it has passed with work left.
-    """
-    gathered: list[Facts] = []
-    started = said = time.monotonic()
-    objects = bad = 0
-    for fact in facts:
-        gathered.append(fact)
-        objects += fact["listed"]
-        bad += fact.get("quarantined", 0)
-        now = time.monotonic()
-        if deadline is not None and now > deadline and objects < total:
-            raise OutOfTime(
-                f"max_runtime_s: {objects:,} of {total:,} objects are {what} and kept; the same line does the rest"
-            )
-        if now - said >= 2 or objects == total:
-            said = now
-            rate = objects / max(now - started, 1e-9)
-            left = (total - objects) / rate
-            log.info(
-                "%s %s of %s objects, %.0f/s, %.0f s left, %s quarantined",
-                *(what, f"{objects:,}", f"{total:,}", rate, left, f"{bad:,}"),
-            )
-    return gathered

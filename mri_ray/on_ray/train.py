@@ -19,7 +19,7 @@ from mri_ray.archive.storage import Location
 from mri_ray.cohort import sides
 from mri_ray.cohort.assemble import INDEX, Cohort, assemble
 from mri_ray.cohort.split import SIDES, TEST, TRAIN, VALIDATION
-from mri_ray.errors import ConfigError, MriRayError, SplitError, TooManyQuarantined, TrainingFailed
+from mri_ray.errors import ConfigError, MriRayError, SplitError, TrainingFailed
 from mri_ray.learn import bundle as bundles
 from mri_ray.learn.bundle import Bundle
 from mri_ray.learn.model import build, count_parameters
@@ -52,7 +52,7 @@ def run(settings: TrainRun, *, headline: str = HEADLINE) -> Record:
     headline: what the report says its figures are about.
     """
     job = _Training(settings, headline)
-    with cluster.connected(settings.ray):
+    with job.record.kept(job.output), cluster.connected(settings.ray):
         job.run()
     return job.record
 
@@ -74,9 +74,9 @@ class _Training(LabelledJob):
         source = self.source(settings.prepare, self.prepared)
         with record.stage("preparing"):
             prepared = ingest.prepare_all(
-                source, self.prepared, workers=settings.shards.workers, deadline=self.deadline
+                source, self.prepared, workers=settings.shards.workers, deadline=self.deadline, tell=record.tell
             )
-        record.values["this_run"]["objects"] = prepared
+        record.values["this_run"] |= prepared
         cohort = self._cohort()
         with record.stage("training"):
             weights, history = self._fit(cohort)
@@ -99,11 +99,7 @@ class _Training(LabelledJob):
         index = outputs.live(self.manifest, self.prepared, [*INDEX])
         counts, reasons = _quarantined(index)
         self.record.note(counts=counts, reasons=reasons)
-        try:
-            judge(counts, reasons, settings.max_quarantined_fraction)
-        except TooManyQuarantined:
-            self.record.write(self.output)  # what was found, for those who look into it
-            raise
+        judge(counts, reasons, settings.max_quarantined_fraction)
         usable = index.filter(pc.is_null(index["reason"]))
         matched = self.labels_of(usable, require=True)
         paths = self.paths(usable)

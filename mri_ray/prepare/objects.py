@@ -17,6 +17,7 @@ from mri_ray.archive.storage import Location
 from mri_ray.decode.read import lost, read
 from mri_ray.decode.settings import DecodeConfig
 from mri_ray.errors import Reason
+from mri_ray.prepare.effort import FETCH, Effort
 from mri_ray.prepare.settings import PrepareConfig
 from mri_ray.prepare.slices import prepare
 from mri_ray.records import Failure, Flag, Slice, State, prepared_schema
@@ -42,14 +43,21 @@ class Row:
 
 
 def rows(
-    objects: pa.Table, archive: Location, decode: DecodeConfig, settings: PrepareConfig, identifiers: Identifiers
+    objects: pa.Table,
+    archive: Location,
+    decode: DecodeConfig,
+    settings: PrepareConfig,
+    identifiers: Identifiers,
+    effort: Effort | None = None,
 ) -> Iterator[Row]:
     """Rows of all objects of a manifest shard (`records.MANIFEST`), in its order; every object gives at least one.
 
     Members of a pack are objects of their own. Raises IdentifierError where identifiers are met and have no key.
+    effort: is told how long objects were waited for, but for large ones, which are read while they are decoded.
     """
     entries = objects.to_pylist()
-    bodies = archive.read_many(entry["key"] for entry in entries if entry["size"] <= _STREAMED_BYTES)
+    small = archive.read_many(entry["key"] for entry in entries if entry["size"] <= _STREAMED_BYTES)
+    bodies = (effort or Effort()).drawing(FETCH, small)
     for entry in entries:
         if entry["size"] <= _STREAMED_BYTES:
             items = _decoded(next(bodies), entry["size"], archive.uri_of(entry["key"]), decode)

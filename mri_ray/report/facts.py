@@ -88,7 +88,7 @@ class TrainingFacts(Facts):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ScoringFacts(Facts):
-    """this_run: {objects, quarantined, shards, shards_there, new, changed, deleted, objects_per_s}; `history`, if it is
+    """this_run: what `report.record.figures` gives; `history`, if it is
     there, is what was done by when: [{seconds, objects, quarantined, bytes}, ...], all counted from the start.
     results: its URI. decisions, flags: slices by decision and by flag. folders: None where paths are not kept.
     flagged: examples whose title is a flag. copies: pairs of a copy and its original. cases: some of every reason.

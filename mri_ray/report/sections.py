@@ -10,7 +10,7 @@ from mri_ray.records import Decision, Flag, State
 from mri_ray.report import plots
 from mri_ray.report.facts import Case, Example, ScoringFacts
 from mri_ray.report.folders import Folders
-from mri_ray.report.text import count, number, percent, size
+from mri_ray.report.text import count, number, percent
 
 SMALL = 160  # pixels a side of pictures that show what a slice is, and not what the model found
 
@@ -41,6 +41,12 @@ THIS_RUN = {
     "objects": "objects scored",
     "quarantined": "objects quarantined among these",
     "objects_per_s": "objects per second",
+    "listed": "objects listed among these: a pack is one",
+    "bytes": "bytes of these",
+    "fetch_s": "seconds that workers waited for storage",
+    "decode_s": "seconds that workers decoded and prepared",
+    "predict_s": "seconds that workers predicted",
+    "write_s": "seconds that workers wrote results",
     "peak_mb": "most memory of a worker (MB)",
     "shards": "shards scored",
     "shards_there": "shards there already",
@@ -55,11 +61,11 @@ def scoring(facts: ScoringFacts) -> dict[str, Any]:
     history = facts.this_run.get("history") or []
     plot = plots.throughput(history)
     flagged = examples(facts.flagged, SMALL)
-    read = [("bytes read", size(history[-1]["bytes"]))] if history and "bytes" in history[-1] else []
     return {
         "this_run": [
-            *((THIS_RUN.get(key, key), f"{n:,}") for key, n in facts.this_run.items() if isinstance(n, int | float)),
-            *read,
+            (THIS_RUN.get(key, key), size(n) if key == "bytes" else f"{n:,}")
+            for key, n in facts.this_run.items()
+            if isinstance(n, int | float)
         ],
         "throughput": None if plot is None else drawn(plot),
         "folders": None if facts.folders is None else list(_folders(facts.folders)),

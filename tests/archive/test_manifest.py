@@ -7,6 +7,7 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pyarrow as pa
 import pytest
@@ -69,7 +70,12 @@ def test_any_sequence_of_listings(root: Location, steps: list[tuple[Archive, int
     for archive, page, chosen in steps:
         live = versions(archive)
         before = manifest.shards()
+        again = pa.array(sorted(ever), pa.string())
+        planned, retried = manifest.plan(pages(archive, page), again, **SMALL)
+        assert files(location) == written
         update = manifest.update(pages(archive, page), **SMALL)
+        assert replace(planned, listing=update.listing) == update
+        assert sum(shard.objects for shard in retried) == len(ever & live)
         assert (update.new, update.known) == (len(live - ever), len(live & ever))
         ever |= live
         check_update(manifest, update, before, retries, ever, live)

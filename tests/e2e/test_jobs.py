@@ -50,7 +50,9 @@ def test_a_killed_scoring_goes_on_where_it_was(jobs, phantoms, bundle, tmp_path)
     finished = {path: path.stat().st_mtime_ns for path in broken.glob("results/*/*.parquet")}
     total = record(tmp_path / "whole")["this_run"]["shards"]
     assert 8 <= len(finished) < total
-    assert not (broken / "run.json").exists()
+    left = record(broken)  # what a killed process leaves: it goes on saying that it runs, as of when it last did
+    assert (left["state"], left["complete"]) == ("running", None)
+    assert "results" not in left
 
     code, printed = jobs.run("score", *given, f"output={broken}")
     assert code == 0, printed
@@ -76,7 +78,7 @@ def test_a_killed_training_goes_on_after_its_last_epoch(jobs, phantoms, tmp_path
     else:
         pytest.fail(seen)
     jobs.kill(process)
-    assert not (tmp_path / "run.json").exists()
+    assert record(tmp_path)["state"] == "running"
     code, printed = jobs.run("train", *given)
     assert code == 0, printed
     assert "going on after epoch" in printed

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -76,11 +78,23 @@ def test_a_rerun_does_only_what_is_new_or_changed(ray_cluster, archive, trained,
         path.unlink()
     output = tmp_path / "out"
     first = run(pictures, trained, output)
-    assert first["this_run"]["objects"] == first["counts"]["objects"] == 118
+    did = first["this_run"]
+    assert did["listed"] == did["objects"] == first["counts"]["objects"] == 118
+    assert did["bytes"] == sum(path.stat().st_size for path in names)
+    assert set(did["stages_s"]) == {"fetch", "decode", "predict", "write"}
+    assert did["history"][-1] | {"seconds": 0} == {
+        "seconds": 0,
+        **{name: did[name] for name in ("objects", "quarantined", "bytes")},
+    }
+    assert "seconds that workers predicted" in (output / "report.html").read_text()
 
     again = run(pictures, trained, output)
     assert again["this_run"] | {"objects_per_s": 0} == {
+        "listed": 0,
         "objects": 0,
+        "bytes": 0,
+        "stages_s": {},
+        "history": [{"seconds": 0, "objects": 0, "quarantined": 0, "bytes": 0}],
         "quarantined": 0,
         "peak_mb": 0,
         "shards": 0,
@@ -127,7 +141,10 @@ def test_too_many_bad_objects_end_the_run_after_all_is_written(ray_cluster, trai
         (pictures / f"bad{i}.jpg").write_bytes(b"\xff\xd8\xff but no more")
     with pytest.raises(TooManyQuarantined, match=r"at most 0.1 .* 20 of 140"):
         run(pictures, trained, tmp_path / "out")
-    counts = json.loads((tmp_path / "out" / "run.json").read_text())["counts"]
+    written = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert (written["state"], written["error"]["kind"]) == ("failed", "TooManyQuarantined")
+    assert written["complete"] == written["run_id"]
+    counts = written["counts"]
     assert counts == {"objects": 140, "scored": 120, "quarantined": 20, "duplicate": 0, "skipped": 0}
     again = run(pictures, trained, tmp_path / "out", max_quarantined_fraction=0.2)
     assert again["this_run"]["objects"] == 0
@@ -143,7 +160,10 @@ def test_a_run_that_is_out_of_time_is_gone_on_with(ray_cluster, archive, trained
     small = {"shards": {"objects": 10, "workers": 1}}
     with pytest.raises(OutOfTime, match=r"max_runtime_s: \d+ of 120 objects are scored and kept; the same line does"):
         run(archive, trained, tmp_path, max_runtime_s=0.001, **small)
-    assert not (tmp_path / "run.json").exists()
+    left = json.loads((tmp_path / "run.json").read_text())
+    assert (left["state"], left["error"]["kind"]) == ("failed", "OutOfTime")
+    assert "results" not in left
+    assert 0 < left["progress"]["objects_done"] < left["progress"]["objects_total"] == 120
     done = len(list(tmp_path.glob("results/*/*.parquet")))
     assert 1 <= done < 12
     values = run(archive, trained, tmp_path, **small)
@@ -191,3 +211,85 @@ def test_the_report_shows_folders_copies_reasons_and_pictures(ray_cluster, train
     run(pictures, trained, tmp_path / "out")
     fewer = (tmp_path / "out" / "report.html").read_text()
     assert 3 <= fewer.count("<img") < page.count("<img")  # those named first, and of the same objects again
+
+
+def test_last_nights_results_are_in_sight_while_a_rerun_goes_on(ray_cluster, archive, trained, pictures, tmp_path):
+    output = tmp_path / "out"
+    first = run(pictures, trained, output)
+    shutil.copytree(pictures, pictures / "more")
+    seen: list[dict] = []
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.01):
+            seen.append(json.loads((output / "run.json").read_text()))
+
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(1) as pool:
+        patch.setattr("mri_ray.report.record.BEAT_S", 0.05)
+        watching = pool.submit(watch)
+        try:
+            last = run(pictures, trained, output, shards={"objects": 10, "workers": 1})
+        finally:
+            ended.set()
+        watching.result()
+    going = [one for one in seen if one["state"] == "running"]
+    assert {one["results"] for one in going} == {first["results"]}
+    assert {one["complete"] for one in going} == {first["run_id"]}
+    assert {one["counts"]["objects"] for one in going} == {120}
+    assert {one["progress"]["stage"] for one in going} >= {"listing", "scoring"}
+    done = [one["progress"]["objects_done"] or 0 for one in going if one["progress"]["run_id"] == last["run_id"]]
+    assert done == sorted(done)
+    assert any(0 < number < 120 for number in done)
+    now = json.loads((output / "run.json").read_text())
+    assert (now["state"], now["counts"]["objects"], now["complete"]) == ("done", 240, last["run_id"])
+
+
+def test_a_dry_run_plans_what_a_run_then_does_and_writes_nothing(ray_cluster, archive, trained, pictures, tmp_path):
+    output, linkage = tmp_path / "out", tmp_path / "linkage"
+    given = {"uris": "pseudonym", "linkage": str(linkage), "identifiers": "drop"}
+
+    def everything() -> dict[str, tuple[int, int]]:
+        found = {str(path): path.lstat() for path in tmp_path.rglob("*")}
+        return {path: (stat.st_mtime_ns, stat.st_ctime_ns) for path, stat in found.items()}
+
+    def planned() -> dict:
+        before = everything()
+        plan = run(pictures, trained, output, dry_run=True, **given)["plan"]
+        assert everything() == before
+        return plan
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MRI_RAY_SITE_KEY", "k" * 32)
+        first = planned()
+        assert not output.exists()
+        assert not linkage.exists()
+        assert (first["new"], first["known"], first["shards"], first["eta_s"]) == (120, 0, 5, None)
+        names = sorted(path for path in pictures.rglob("*") if path.is_file())
+        lost = names[7].read_bytes()
+        names[7].unlink()
+        names[7].symlink_to(tmp_path / "nowhere")  # listed, and cannot be read
+        values = run(pictures, trained, output, **given)
+        assert values["reasons"] == {"storage.missing": 1}
+        assert values["this_run"]["listed"] == first["objects"] == 120
+
+        names[0].write_bytes(names[1].read_bytes() + b" ")  # changed
+        names[2].unlink()
+        (pictures / "new.png").write_bytes(lost)
+        then = planned()
+        assert {name: then[name] for name in ("listed", "new", "known", "gone", "again", "objects", "shards")} == {
+            "listed": 120,
+            "new": 2,
+            "known": 118,
+            "gone": 2,
+            "again": 1,
+            "objects": 3,
+            "shards": 2,
+        }
+        assert then["measured_on"] == 120
+        assert then["eta_s"] == pytest.approx(3 / then["objects_per_s"], abs=0.1)
+        did = run(pictures, trained, output, **given)["this_run"]
+        assert (did["new"], did["changed"], did["deleted"]) == (1, 1, 1)
+        assert [did[name] for name in ("listed", "bytes", "shards")] == [
+            then[name] for name in ("objects", "bytes", "shards")
+        ]
+        assert planned()["again"] == 1

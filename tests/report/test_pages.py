@@ -256,14 +256,14 @@ def test_folders_that_are_not_known_or_not_all_or_do_not_add_up_are_called_so():
 
 def test_what_a_run_did_over_time_is_drawn_and_not_listed():
     history = [{"seconds": 2.0 * i, "objects": 500 * i, "quarantined": i, "bytes": 7_500_000 * i} for i in range(9)]
-    made = scoring(this_run={"objects": 4000, "history": history, "stages": {"decode": 1.0}})
+    made = scoring(this_run={"objects": 4000, "bytes": 60_000_000, "history": history, "stages": {"decode": 1.0}})
     text = pages.scoring_page(made)
     read = Page(text).text
     assert "Objects per second over 16 seconds, 250 on average" in text
-    assert "bytes read 60 MB" in read
+    assert "bytes of these 60 MB" in read
     assert "history" not in read
     assert "stages" not in read
-    without = pages.scoring_page(scoring(this_run={"objects": 4000, "history": history[:2]}))
+    without = pages.scoring_page(scoring(this_run={"objects": 4000, "bytes": 60_000_000, "history": history[:2]}))
     assert "Objects per second" not in without
 
 
