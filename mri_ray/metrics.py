@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn import metrics as sklearn_metrics
 
 _Z95 = 1.959964  # the normal quantile of a two-sided 95 % interval
 
@@ -76,7 +75,9 @@ def auroc(labels: ArrayLike, scores: ArrayLike) -> float | None:
     truth, values = _pair(labels, scores)
     if len(np.unique(truth)) < 2:
         return None
-    return float(sklearn_metrics.roc_auc_score(truth, values))
+    from sklearn import metrics  # half a second, which not every process needs
+
+    return float(metrics.roc_auc_score(truth, values))
 
 
 def log_loss(labels: ArrayLike, logits: ArrayLike) -> float:
@@ -111,7 +112,9 @@ def roc_curve(labels: ArrayLike, scores: ArrayLike) -> tuple[np.ndarray, np.ndar
     truth, values = _pair(labels, scores)
     if len(np.unique(truth)) < 2:
         raise ValueError("labels: must hold both classes for a ROC curve, got one")
-    return sklearn_metrics.roc_curve(truth, values)
+    from sklearn import metrics
+
+    return metrics.roc_curve(truth, values)
 
 
 def evaluate(

@@ -37,7 +37,8 @@ class Bundle:
 
     weights: the network's state dict, copied to the CPU. labels: names of (class 0, class 1). temperature divides the
     logit. threshold: a probability from there on is positive. refer: probabilities in [low, high) are referred; the
-    band holds the threshold. metrics, training, versions: JSON-able facts, which the digest leaves out.
+    band holds the threshold. metrics, training, versions: JSON-able facts, which the digest leaves out; so are proofs,
+    `predict.ways.Proof` by way of computing.
     Raises BundleError for a value that breaks a rule or weights that do not fit the model.
     """
 
@@ -51,6 +52,7 @@ class Bundle:
     metrics: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, Any] = field(default_factory=dict)
+    proofs: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         # Values take the form that they have after loading (2 becomes 2.0), so that the digest is the same.
@@ -62,7 +64,7 @@ class Bundle:
             "temperature": float(self.temperature),
             "threshold": float(self.threshold),
             "refer": None if self.refer is None else tuple(float(bound) for bound in self.refer),
-            **{name: _facts(name, getattr(self, name)) for name in ("metrics", "training", "versions")},
+            **{name: _facts(name, getattr(self, name)) for name in ("metrics", "training", "versions", "proofs")},
         }
         for name, value in settled.items():
             object.__setattr__(self, name, value)
@@ -98,6 +100,7 @@ class _Document:
     metrics: dict[str, Any]
     training: dict[str, Any]
     versions: dict[str, Any]
+    proofs: dict[str, Any] = field(default_factory=dict)
 
 
 def module(bundle: Bundle) -> nn.Module:
@@ -303,7 +306,7 @@ They hold for data like the above only. Where one is given, the interval in brac
 
 {_table(bundle.metrics)}
 
-## How to score with it
+{_proofs(bundle)}## How to score with it
 
 ```sh
 python -m jobs.score --config configs/score.yaml archive=URI_OF_THE_ARCHIVE bundle=URI_OF_THIS_FOLDER output=URI
@@ -315,6 +318,19 @@ were changed after training.
 ## Versions
 
 {_table(bundle.versions)}
+"""
+
+
+def _proofs(bundle: Bundle) -> str:
+    if not bundle.proofs:
+        return ""
+    return f"""## Faster ways to compute
+
+How far their answers are from those of plain fp32, on slices of validation. `auto` takes a way only where no answer is
+off by more than 0.01 and no decision is another one.
+
+{_table(bundle.proofs)}
+
 """
 
 

@@ -38,7 +38,6 @@ def connected(settings: ClusterSettings) -> Iterator[None]:
         ray.init(address=address, **shared)
     else:
         _start(settings, shared)
-    _quiet()
     try:
         yield
     finally:
@@ -59,13 +58,13 @@ def _start(settings: ClusterSettings, shared: dict[str, Any]) -> None:
     )
 
 
-def _quiet() -> None:
-    from ray.data import DataContext  # heavy, and only of use once connected
+def quiet_data() -> None:
+    """Ray Data without bars and banners."""
+    from ray.data import DataContext
 
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what it says of lost workers, `shards` says better
 
 
 def cpus() -> int:

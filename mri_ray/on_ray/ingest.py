@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 import pyarrow as pa
+import ray
 
 from mri_ray.archive import outputs
 from mri_ray.archive.identity import digest, digest_json
@@ -14,12 +15,14 @@ from mri_ray.archive.storage import Location
 from mri_ray.decode.settings import DecodeConfig
 from mri_ray.learn.plan import CHUNK_ROWS
 from mri_ray.on_ray import shards
-from mri_ray.on_ray.rescue import Facts
+from mri_ray.on_ray.work import Facts, discreet
 from mri_ray.prepare.objects import BATCH_ROWS, Row, from_batches, holds_identifiers, rows, states, to_batches
 from mri_ray.prepare.objects import crashed as crashed_rows
 from mri_ray.prepare.settings import PrepareConfig
 from mri_ray.records import LISTING, State, prepared_schema
 
+_PART_OBJECTS = 64  # decoded by one task, for a worker that does not decode
+_AHEAD = 2  # batches that such a task holds ready
 _PROBED_PAGES, _PROBED = 20, 64  # of the listing, and objects from them, looked at before anything is written
 # What leads from an object's id back to its path below the archive's root.
 LINKS = pa.schema([pa.field("object_id", pa.string()), pa.field("path", pa.string())])
@@ -58,6 +61,35 @@ class FromArchive:
         if self.links is not None and paths:  # before the shard's own file, which tells that the shard is done
             # In place of what an earlier try has left, which may have read less of a pack.
             self.links.write_table(name, pa.table([list(paths), list(paths.values())], schema=LINKS))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FromOthers:
+    """The rows of `source`, fetched, decoded and prepared by tasks on any node with free CPUs, ahead of who asks."""
+
+    source: FromArchive
+
+    def __call__(self, shard: Shard) -> Iterator[Row]:
+        starts = range(0, shard.objects, _PART_OBJECTS)
+        yield from self._rows(shard, [(start, min(start + _PART_OBJECTS, shard.objects)) for start in starts])
+
+    def part(self, shard: Shard, start: int, stop: int, *, crashed: bool = False) -> Iterator[Row]:
+        return self._rows(shard, [(start, stop)], crashed=crashed)
+
+    def _rows(self, shard: Shard, parts: list[tuple[int, int]], *, crashed: bool = False) -> Iterator[Row]:
+        streams = [_batches.remote(self.source, shard, *part, crashed=crashed) for part in parts]
+        try:
+            for stream in streams:
+                yield from from_batches((ray.get(batch) for batch in stream), self.source.prepare.size)
+        finally:
+            for stream in streams:
+                ray.cancel(stream)
+
+
+@ray.remote(num_cpus=1, num_returns="streaming", max_retries=0, _generator_backpressure_num_objects=_AHEAD)  # type: ignore[call-overload]
+def _batches(source: FromArchive, shard: Shard, start: int, stop: int, *, crashed: bool) -> Iterator[pa.RecordBatch]:
+    with discreet():
+        yield from to_batches(source.part(shard, start, stop, crashed=crashed), source.prepare.size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +146,7 @@ def prepared_location(
     root: Location, archive: Location, decode: DecodeConfig, prepare: PrepareConfig, identifiers: Identifiers
 ) -> Location:
     """Where the prepared rows of an archive under these settings lie: another setting is another folder."""
-    name = digest("prepared", archive.uri, digest_json(decode), prepare.digest(), *identifiers.names)
+    name = digest("prepared 2", archive.uri, digest_json(decode), prepare.digest(), *identifiers.names)
     return root / "prepared" / name
 
 

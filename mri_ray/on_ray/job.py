@@ -3,7 +3,7 @@
 import logging
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -30,11 +30,11 @@ from mri_ray.predict.worklist import as_csv, worklist
 from mri_ray.prepare.objects import Place, again
 from mri_ray.prepare.settings import PrepareConfig
 from mri_ray.records import Flag
-from mri_ray.report import answers, examples
-from mri_ray.report.facts import Answers, Facts
+from mri_ray.report import answers
+from mri_ray.report.facts import Answers, Example, Facts
 from mri_ray.report.record import Record, versions
 
-_SHOWN_BYTES = 2**30  # of a pack that is read once more for pictures
+_SHOWN_BYTES = 2**31  # of objects and packs that are read once more for pictures
 
 log = logging.getLogger(__name__)
 
@@ -194,9 +194,9 @@ class LabelledJob(Job):
         results: pa.Table,
         matched: Matched,
         labelled: Answers,
-        chosen: dict[str, np.ndarray],
+        shown: list[Example],
     ) -> dict[str, Any]:
-        """The fields of `report.facts.Facts`; chosen: the example pictures, as positions into the results."""
+        """The fields of `report.facts.Facts`; shown: the examples."""
         self.warn_of_paths(found)
         levels, figures = self._levels(bundle, found, results, matched, labelled)
         return {
@@ -213,7 +213,7 @@ class LabelledJob(Job):
             | {f"series with {flag}": number for flag, number in levels.series_flags.items()},
             "threshold": bundle.threshold,
             "bundle_digest": bundle.digest,
-            "examples": examples.shown(chosen, labelled, results, self._pictures(bundle, results, chosen)),
+            "examples": shown,
             "warnings": self.record.values["warnings"],
             "timings_s": self.record.timings_s,
             "versions": versions(),
@@ -276,26 +276,33 @@ class LabelledJob(Job):
             return np.ones(results.num_rows, bool)
         return ~flagged(results["flags"], [Flag.BURNED_IN, Flag.SECONDARY])
 
-    def _pictures(self, bundle: Bundle, results: pa.Table, chosen: dict[str, np.ndarray]) -> dict[int, np.ndarray]:
-        """The chosen slices prepared again, by their row; a pack is read once, and none above _SHOWN_BYTES."""
-        rows = sorted({int(i) for positions in chosen.values() for i in positions})
-        some = results.take(pa.array(rows, pa.int64()))
+    def pictures(self, bundle: Bundle, results: pa.Table, rows: Iterable[int]) -> dict[int, np.ndarray]:
+        """Rows of the results prepared again, by row: as many as lie in objects of _SHOWN_BYTES together.
+
+        Those named first come first. An object or pack is read once.
+        """
+        order = list(dict.fromkeys(rows))
+        some = results.take(pa.array(order, pa.int64()))
         paths, members = self.paths(some).to_pylist(), some["member"].to_pylist()
         wanted: dict[str, dict[Place, int]] = {}
+        left = _SHOWN_BYTES
         for row, path, member, frame, size in zip(
-            rows, paths, members, some["frame"].to_pylist(), some["size"].to_pylist(), strict=True
+            order, paths, members, some["frame"].to_pylist(), some["size"].to_pylist(), strict=True
         ):
-            if member is None:
-                wanted.setdefault(path, {})[None, frame] = row
-            elif size <= _SHOWN_BYTES:
-                # With paths kept the member is known; else the first mark parts it from the pack, as folders rarely
-                # end in one.
+            # With paths kept the member is known; else the first mark parts it from the pack, as folders rarely end in
+            # one.
+            key = path
+            if member is not None:
                 key = path.removesuffix(f"!/{member}") if self.linkage is None else path.partition("!/")[0]
-                wanted.setdefault(key, {})[path.removeprefix(f"{key}!/"), frame] = row
+            if key not in wanted and size > left:
+                continue
+            if key not in wanted:
+                left -= size
+            wanted.setdefault(key, {})[None if member is None else path.removeprefix(f"{key}!/"), frame] = row
         found: dict[int, np.ndarray] = {}
         for key, places in wanted.items():
-            pictures = again(self.archive, key, places.keys(), self._settings.decode, bundle.prepare)
-            found |= {places[place]: picture for place, picture in pictures.items()}
+            prepared = again(self.archive, key, places.keys(), self._settings.decode, bundle.prepare)
+            found |= {places[place]: picture for place, picture in prepared.items()}
         return found
 
     def publish(self, page: str, bundle: Bundle, place: Location, facts: Facts) -> None:

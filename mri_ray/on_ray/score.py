@@ -2,8 +2,12 @@
 
 import logging
 from dataclasses import asdict
+from itertools import chain
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from mri_ray.archive import changes, runs
 from mri_ray.archive.manifest import Manifest
@@ -14,8 +18,8 @@ from mri_ray.on_ray import cluster, score_shards
 from mri_ray.on_ray.job import LabelledJob
 from mri_ray.on_ray.settings import ScoreRun
 from mri_ray.predict import generations, snapshot
-from mri_ray.report import answers, examples, pages
-from mri_ray.report.facts import ScoringFacts
+from mri_ray.report import answers, cases, examples, folders, pages, rows
+from mri_ray.report.facts import Answers, Example, ScoringFacts
 from mri_ray.report.record import Record, judge
 
 log = logging.getLogger(__name__)
@@ -70,7 +74,7 @@ class _Scoring(LabelledJob):
             micro_batch=settings.micro_batch,
         )
         with record.stage("scoring"):
-            done = score_shards.score_all(task, manifest, workers=settings.shards.workers, deadline=self.deadline)
+            done = score_shards.score_all(task, manifest, settings=settings.shards, deadline=self.deadline)
         rate = round(done["objects"] / record.timings_s["scoring"], 2)
         record.values["this_run"] |= {**done, "objects_per_s": rate}
         with record.stage("snapshot"):
@@ -96,7 +100,7 @@ class _Scoring(LabelledJob):
         self.record.note(manifest=manifest.name, listing=manifest.number)
 
     def _facts(self, found: snapshot.Snapshot) -> ScoringFacts:
-        results = answers.read(Location.of(found.uri, self.settings.storage))
+        results = answers.read(self._snapshot(found))
         matched = self.labels_of(results)
         seen = sides.of_pictures(results["pixel_digest"], self.place)
         if self.has_labels_file and matched.unlabelled:
@@ -109,9 +113,48 @@ class _Scoring(LabelledJob):
                 "train and validation are no evidence"
             )
         labelled = answers.answers(results, label=matched.label, side=seen)
-        chosen = examples.choose(labelled, self.bundle.threshold, usable=self.showable(results))
+        shown, looks = self._looks(found, results, labelled)
+        by_folder = self._folders(found)
+        self.record.note(prefixes=None if by_folder is None else asdict(by_folder))
         return ScoringFacts(
-            **self.facts(self.bundle, found, results, matched, labelled, chosen),
+            **self.facts(self.bundle, found, results, matched, labelled, shown),
+            **looks,
             this_run=self.record.values["this_run"],
             results=found.uri,
+            decisions={entry["values"]: entry["counts"] for entry in pc.value_counts(results["decision"]).to_pylist()},
+            folders=by_folder,
         )
+
+    def _looks(
+        self, found: snapshot.Snapshot, results: pa.Table, labelled: Answers
+    ) -> tuple[list[Example], dict[str, Any]]:
+        """Examples of every decision, and those fields of ScoringFacts that hold examples of flags, copies, reasons."""
+        usable = self.showable(results)
+        chosen = examples.choose(labelled, results, self.bundle.threshold, usable=usable)
+        counts, flagged = examples.by_flag(labelled, results, usable)
+        failing = rows.scan(self._snapshot(found), cases.COLUMNS, cases.WHERE)
+        sought = cases.seek(failing, found.reasons, found.counts["duplicate"])
+        pairs, beside = cases.pairs(sought, results, usable), cases.siblings(sought, results, usable)
+        order = [*examples.rows(chosen), *chain(*pairs), *beside.values(), *examples.rows(flagged)]
+        pictures = self.pictures(self.bundle, results, order)
+
+        def one(position: int, title: str) -> Example | None:
+            return examples.one(position, title, labelled, results, pictures)
+
+        copies = [(one(copy, "copy"), one(original, "original")) for copy, original in pairs]
+        near = {name: one(position, "beside one that failed") for name, position in beside.items()}
+        return examples.shown(chosen, labelled, results, pictures), {
+            "flags": counts,
+            "flagged": examples.shown(flagged, labelled, results, pictures),
+            "copies": [pair for pair in copies if None not in pair],
+            "cases": cases.told(sought, self.archive.uri, near),
+        }
+
+    def _folders(self, found: snapshot.Snapshot) -> folders.Folders | None:
+        """The archive by folder, where paths are kept."""
+        if self.settings.uris != "keep":
+            return None
+        return folders.by_folder(rows.scan(self._snapshot(found), folders.COLUMNS), self.archive.uri)
+
+    def _snapshot(self, found: snapshot.Snapshot) -> Location:
+        return Location.of(found.uri, self.settings.storage)

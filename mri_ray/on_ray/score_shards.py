@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
@@ -13,9 +13,10 @@ from mri_ray.archive.pseudonym import Identifiers
 from mri_ray.archive.storage import Location
 from mri_ray.decode.settings import DecodeConfig
 from mri_ray.learn import bundle as bundles
-from mri_ray.on_ray import shards
-from mri_ray.on_ray.ingest import FromArchive, FromPrepared
-from mri_ray.on_ray.rescue import Facts
+from mri_ray.on_ray import cluster, shards
+from mri_ray.on_ray.ingest import FromArchive, FromOthers, FromPrepared
+from mri_ray.on_ray.settings import ShardSettings
+from mri_ray.on_ray.work import ONE_CPU, Facts
 from mri_ray.predict import shard as scoring
 from mri_ray.predict.predictor import Predictor
 from mri_ray.prepare.objects import Row
@@ -27,7 +28,7 @@ log = logging.getLogger(__name__)
 class Task:
     """Which rows are scored, by which bundle, how, and where the tables go."""
 
-    source: FromArchive | FromPrepared
+    source: FromArchive | FromPrepared | FromOthers
     bundle: Location
     results: Location
     run_id: str
@@ -71,16 +72,16 @@ def generation(
 ) -> Location:
     """Where the tables of all shards of an archive scored by one bundle in one way lie."""
     ways = (digest_json(decode), precision, *identifiers.names)
-    return results / digest("generation", archive.uri, bundle_digest, *ways)
+    return results / digest("generation 2", archive.uri, bundle_digest, *ways)
 
 
-def score_all(task: Task, manifest: Manifest, *, workers: int | None, deadline: float | None = None) -> Facts:
+def score_all(task: Task, manifest: Manifest, *, settings: ShardSettings, deadline: float | None = None) -> Facts:
     """Score the shards that have no table yet; returns what this run did."""
     todo = outputs.missing(manifest, task.results)
     total = sum(shard.objects for shard in todo)
     there = len(manifest.shards()) - len(todo)
     log.info("scoring %s shards with %s objects; %s shards are there already", len(todo), f"{total:,}", there)
-    running = shards.run(todo, lambda: ScoreShard(task), workers=workers, use_gpu=True)
+    running = _scoring(task, todo, settings)
     facts = shards.followed(running, total=total, what="scored", deadline=deadline)
     return {
         "objects": sum(fact["objects"] for fact in facts),
@@ -89,3 +90,17 @@ def score_all(task: Task, manifest: Manifest, *, workers: int | None, deadline: 
         "shards_there": there,
         "peak_mb": max((fact.get("peak_mb", 0) for fact in facts), default=0),
     }
+
+
+def _scoring(task: Task, todo: Sequence[Shard], settings: ShardSettings) -> Iterator[Facts]:
+    """Decoding is done apart where what scores has a GPU, which would wait for it; else in the same process."""
+    gpus = cluster.gpus()
+    cost, workers = ONE_CPU, settings.workers
+    if gpus:
+        cost = {"num_gpus": 1 / settings.per_gpu, "num_cpus": 0}
+    if settings.decode_apart or (gpus and settings.decode_apart is None):
+        if isinstance(task.source, FromArchive):
+            task = replace(task, source=FromOthers(source=task.source))
+        # What waits for other tasks lends its CPU, and Ray would start one more for it.
+        workers = workers or (None if gpus else max(1, cluster.cpus()))
+    return shards.run(todo, lambda: ScoreShard(task), workers=workers, cost=cost)

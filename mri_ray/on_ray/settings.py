@@ -39,16 +39,19 @@ class ClusterSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardSettings:
-    """How an archive is cut into shards, and how many are worked on at once (None: one a GPU, else one a CPU)."""
+    """How an archive is cut into shards, and how many are worked on at once (None: as many as there is room for)."""
 
     objects: int = 256
     megabytes: int = 256
     workers: int | None = None
+    per_gpu: int = 2  # shards scored at once on a GPU: one computes while another's last rows are stored
+    decode_apart: bool | None = None  # by tasks of their own, on any node with free CPUs; None: where GPUs score
 
     def __post_init__(self) -> None:
         _at_least("objects", self.objects, 1)
         _at_least("megabytes", self.megabytes, 1)
         _at_least("workers", self.workers, 1)
+        _at_least("per_gpu", self.per_gpu, 1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import ray.data
 
 from mri_ray.archive.storage import Location
 from mri_ray.cohort import series as cohort
+from mri_ray.on_ray import cluster
 from mri_ray.predict import studies as predict
 
 BUCKET_ROWS = 500_000  # joined at a time, in about 0.5 GB
@@ -72,6 +72,9 @@ class Join:
                 writer.write_table(found)
             return pa.table({"studies": [sink.getvalue().to_pybytes()], "flags": [json.dumps(flags)]})
 
+        import ray.data  # a second, and two helper processes, for archives that need it
+
+        cluster.quiet_data()
         rows = ray.data.read_parquet(path, filesystem=filesystem).select_columns(_COLUMNS)
         tagged = rows.map_batches(numbered, batch_format="pyarrow", batch_size=None)
         done = tagged.groupby("bucket", num_partitions=count).map_groups(joined, batch_format="pyarrow")

@@ -3,6 +3,7 @@
 import logging
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,11 +24,13 @@ from mri_ray.learn import bundle as bundles
 from mri_ray.learn.bundle import Bundle
 from mri_ray.learn.model import build, count_parameters
 from mri_ray.learn.plan import Rows
-from mri_ray.on_ray import cluster, ingest, progress, score_shards, shards, train_worker
+from mri_ray.on_ray import cluster, ingest, progress, score_shards, train_worker
 from mri_ray.on_ray.job import LabelledJob
 from mri_ray.on_ray.settings import TrainRun
 from mri_ray.on_ray.stream import Prepared
+from mri_ray.on_ray.work import ONE_CPU, own_error
 from mri_ray.predict import snapshot
+from mri_ray.predict.prove import SLICES, prove
 from mri_ray.prepare.objects import states
 from mri_ray.records import State
 from mri_ray.report import answers, examples, pages
@@ -78,6 +81,8 @@ class _Training(LabelledJob):
         with record.stage("training"):
             weights, history = self._fit(cohort)
         bundle = self._bundle(weights, cohort)
+        with record.stage("proving"):
+            bundle = replace(bundle, proofs=self._proofs(bundle, cohort))
         with record.stage("evaluating"):
             found = self._score(bundle, cohort)
             facts = self._facts(bundle, history, cohort, found)
@@ -125,18 +130,13 @@ class _Training(LabelledJob):
                 f"train.workers: each worker needs a row of the train side, got {settings.train.workers} workers for "
                 f"{len(train)} rows"
             )
-        prepared = Prepared(
-            location=self.prepared,
-            names=tuple(outputs.name(shard) for shard in self.manifest.shards()),
-            size=settings.prepare.size,
-        )
         task = train_worker.Task(
             model=settings.model,
             optimiser=settings.optimiser,
             augment=settings.augment,
             settings=settings.train,
             seed=settings.seed,
-            prepared=prepared,
+            prepared=self._rows_at(),
             train=train,
             validation=_rows(cohort, VALIDATION),
         )
@@ -151,6 +151,18 @@ class _Training(LabelledJob):
         assert result.checkpoint is not None, "a training that ended has reported an epoch"
         with result.checkpoint.as_directory() as folder:
             return train_worker.read_checkpoint(Path(folder))
+
+    def _rows_at(self) -> Prepared:
+        names = tuple(outputs.name(shard) for shard in self.manifest.shards())
+        return Prepared(location=self.prepared, names=names, size=self.settings.prepare.size)
+
+    def _proofs(self, bundle: Bundle, cohort: Cohort) -> dict[str, Any]:
+        """Made where scoring would run: on a GPU if there is one."""
+        rows = _rows(cohort, VALIDATION)
+        some = np.random.default_rng(self.settings.seed).permutation(len(rows))[:SLICES]
+        images = self._rows_at().pixels(rows.take(np.sort(some)))
+        task = ray.remote(prove).options(**({"num_gpus": 1} if cluster.gpus() else ONE_CPU))
+        return ray.get(task.remote(bundle, images))
 
     def _trainer(self, task: train_worker.Task, queue: Queue) -> ray.train.torch.TorchTrainer:
         settings = self.settings.train
@@ -207,7 +219,7 @@ class _Training(LabelledJob):
             run_id=self.record.run_id,
             precision=settings.train.precision,
         )
-        score_shards.score_all(task, self.manifest, workers=settings.shards.workers)
+        score_shards.score_all(task, self.manifest, settings=settings.shards)
         return snapshot.build(self.manifest, results, self.output / "snapshots")
 
     def _facts(
@@ -219,9 +231,11 @@ class _Training(LabelledJob):
         side = np.array([*SIDES, ""])[answers.lookup(results["row_id"], row_ids, cohort.side, len(SIDES))]
         labelled = answers.answers(results, label=label, side=side)
         shown = "test" if np.any(cohort.side == TEST) else "validation"
-        chosen = examples.choose(labelled, bundle.threshold, usable=self.showable(results), side=shown)
+        chosen = examples.choose(labelled, results, bundle.threshold, usable=self.showable(results), side=shown)
+        pictures = self.pictures(bundle, results, examples.rows(chosen))
+        seen = examples.shown(chosen, labelled, results, pictures)
         return TrainingFacts(
-            **self.facts(bundle, found, results, self.labels_of(results), labelled, chosen),
+            **self.facts(bundle, found, results, self.labels_of(results), labelled, seen),
             history=history,
             best_epoch=train_worker.best_epoch(history),
             split_by=self.settings.split.by,
@@ -263,7 +277,7 @@ def _scaling(workers: int) -> ray.train.ScalingConfig:
 def _named(error: ray.train.TrainingFailedError) -> MriRayError:
     """Our own error where a worker raised one, else TrainingFailed with the last line of what it did raise."""
     first = next(iter(getattr(error, "worker_failures", {}).values()), error)
-    own = shards.own_error(first)
+    own = own_error(first)
     if own is not None:
         return own
     lines = str(first).strip().splitlines()

@@ -9,8 +9,10 @@ from torch import nn
 
 from mri_ray.errors import ConfigError, RunError
 from mri_ray.learn.bundle import Bundle, module
-from mri_ray.learn.device import autocast, choose_device, choose_precision, place
+from mri_ray.learn.device import Precision, autocast, choose_device, place
 from mri_ray.learn.loop import to_input
+from mri_ray.predict.quick import quickened
+from mri_ray.predict.ways import choose, doubtful
 from mri_ray.records import Decision
 
 MICRO_BATCH = {"cpu": 8, "cuda": 128}
@@ -28,14 +30,20 @@ class Predictions:
 class Predictor:
     """A bundle's network, loaded and ready.
 
-    precision: as in `learn.device.choose_precision`. micro_batch: pictures a forward pass, None: what suits the
-    device; with large ones a CPU spends its time on page faults, as the allocator returns the activations.
-    threads: torch's CPU threads, of the whole process; None leaves them as they are.
-    Raises ConfigError for a setting out of its range.
+    precision: as in `ways.choose`. micro_batch: pictures a forward pass, None: what suits the device; with large ones a
+    CPU spends its time on page faults, as the allocator returns the activations. threads: torch's CPU threads, of the
+    whole process; None leaves them as they are. device: None takes the GPU if there is one.
+    Raises ConfigError for a setting out of its range, BundleError for a precision that answers otherwise.
     """
 
     def __init__(
-        self, bundle: Bundle, *, precision: str = "auto", micro_batch: int | None = None, threads: int | None = None
+        self,
+        bundle: Bundle,
+        *,
+        precision: str = "auto",
+        micro_batch: int | None = None,
+        threads: int | None = None,
+        device: torch.device | None = None,
     ) -> None:
         for name, value in (("micro_batch", micro_batch), ("threads", threads)):
             if value is not None and value < 1:
@@ -43,10 +51,10 @@ class Predictor:
         if threads is not None:
             torch.set_num_threads(threads)
         self.bundle = bundle
-        self.device = choose_device()
-        self.precision = choose_precision(precision, self.device)
+        self.device = device or choose_device()
+        self.precision, self._proof = choose(bundle, precision, self.device)
         self._micro_batch = micro_batch or MICRO_BATCH[self.device.type]
-        self._module = place(_steady(module(bundle)), self.device)
+        self._module = place(_steady(quickened(module(bundle))), self.device)
 
     def predict(self, images: np.ndarray) -> Predictions:
         """Score pictures, uint8 (N, 1, S, S) with the bundle's S; N may be 0, the array may be read-only.
@@ -58,21 +66,23 @@ class Predictor:
         size = self.bundle.prepare.size
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (1, size, size):
             raise ValueError(f"images: must be uint8 (N, 1, {size}, {size}), got {images.dtype} {images.shape}")
-        logit = self._logits(images)
+        logit = self._logits(images, self.precision)
+        if self._proof is not None:
+            again = np.flatnonzero(doubtful(logit / self.bundle.temperature, self.bundle, self._proof.margin))
+            logit[again] = self._logits(images[again], Precision.FP32)
         if bad := np.flatnonzero(~np.isfinite(logit)).tolist():
             # NaN compares as below every threshold, and would be called negative.
             raise RunError(f"logit: must be finite, got {logit[bad[0]]} at {self.precision} for picture {bad[0]}")
-        calibrated = torch.from_numpy(logit).double() / self.bundle.temperature
-        probability = torch.sigmoid(calibrated).float().numpy()
+        found = probability(logit, self.bundle.temperature)
         return Predictions(
             logit=logit,
-            probability=probability,
-            decision=decide(probability, threshold=self.bundle.threshold, refer=self.bundle.refer),
+            probability=found,
+            decision=decide(found, threshold=self.bundle.threshold, refer=self.bundle.refer),
         )
 
-    def _logits(self, images: np.ndarray) -> np.ndarray:
+    def _logits(self, images: np.ndarray, precision: Precision) -> np.ndarray:
         parts = [torch.empty(0, device=self.device)]
-        with torch.inference_mode(), autocast(self.precision, self.device):
+        with torch.inference_mode(), autocast(precision, self.device):
             for start in range(0, len(images), self._micro_batch):
                 # Copied, since torch cannot wrap what is read-only, as Ray's arrays are.
                 batch = torch.from_numpy(images[start : start + self._micro_batch].copy())
@@ -95,14 +105,19 @@ def _steady(net: nn.Module) -> nn.Module:
     return net
 
 
+def probability(logit: np.ndarray, temperature: float) -> np.ndarray:
+    """Calibrated, float32 as given."""
+    return torch.sigmoid(torch.from_numpy(logit).double() / temperature).float().numpy()
+
+
 def decide(
-    probability: np.ndarray | Sequence[float], *, threshold: float, refer: tuple[float, float] | None
+    probabilities: np.ndarray | Sequence[float], *, threshold: float, refer: tuple[float, float] | None
 ) -> list[Decision]:
     """REFER within [low, high), else POSITIVE from the threshold on, else NEGATIVE.
 
     Compared as float64, so that a stored float32 probability leads to its stored decision.
     """
     low, high = refer if refer is not None else (threshold, threshold)
-    p = np.asarray(probability).astype(np.float64)
+    p = np.asarray(probabilities).astype(np.float64)
     chosen = np.where(p < low, Decision.NEGATIVE, np.where(p < high, Decision.REFER, Decision.POSITIVE))
     return [Decision(value) for value in chosen]

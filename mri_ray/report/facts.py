@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from mri_ray.report.folders import Folders
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Example:
@@ -16,6 +18,23 @@ class Example:
     probability: float
     decision: str
     label: str | None = None
+    frame: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Case:
+    """One object, or a slice of it, that has no answer. detail: what was wrong, as its row tells it.
+
+    name: of its URI what lies below the archive. state: of the object, which may have other slices that do have an
+    answer: then `beside` is one of them, where it may be shown.
+    """
+
+    reason: str
+    state: str
+    name: str
+    frame: int | None
+    detail: str
+    beside: Example | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -69,7 +88,17 @@ class TrainingFacts(Facts):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ScoringFacts(Facts):
-    """this_run: {objects, quarantined, shards, shards_there, new, changed, deleted, objects_per_s}. results: URI."""
+    """this_run: {objects, quarantined, shards, shards_there, new, changed, deleted, objects_per_s}; `history`, if it is
+    there, is what was done by when: [{seconds, objects, quarantined, bytes}, ...], all counted from the start.
+    results: its URI. decisions, flags: slices by decision and by flag. folders: None where paths are not kept.
+    flagged: examples whose title is a flag. copies: pairs of a copy and its original. cases: some of every reason.
+    """
 
     this_run: dict[str, Any] = field(default_factory=dict)
     results: str = ""
+    decisions: dict[str, int] = field(default_factory=dict)
+    folders: Folders | None = None
+    flags: dict[str, int] = field(default_factory=dict)
+    flagged: list[Example] = field(default_factory=list)
+    copies: list[tuple[Example, Example]] = field(default_factory=list)
+    cases: list[Case] = field(default_factory=list)

@@ -1,8 +1,7 @@
 """The report of a run as one self-contained HTML page: facts in, text out; nothing on it is fetched."""
 
 import json
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from typing import Any
 
@@ -11,34 +10,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from mri_ray.errors import Reason
-from mri_ray.records import Decision, State
-from mri_ray.report import plots
-from mri_ray.report.facts import Answers, Example, Facts, ScoringFacts, TrainingFacts
+from mri_ray.records import Decision
+from mri_ray.report import plots, sections
+from mri_ray.report.facts import Answers, Facts, ScoringFacts, TrainingFacts
+from mri_ray.report.sections import STATES, drawn
+from mri_ray.report.text import PERCENT, count, duration, marked, number, percent
 
-UNDEFINED = "not estimable"
-PERCENT = "\N{NO-BREAK SPACE}%"
 Show = Callable[[Any], str]
-
-
-def number(value: float | None) -> str:
-    return UNDEFINED if value is None or not math.isfinite(value) else f"{value:.4f}"
-
-
-def percent(value: float | None) -> str:
-    return UNDEFINED if value is None or not math.isfinite(value) else f"{100 * value:.1f}{PERCENT}"
-
-
-def count(value: float) -> str:
-    return f"{value:,.0f}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds in the units that people read."""
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
 # The figures of a side: name by key of `metrics.evaluate`, and how each is shown.
@@ -66,25 +44,6 @@ EPOCH: dict[str, tuple[str, Show]] = {
     "seconds": ("time", duration),
 }
 
-THIS_RUN = {
-    "objects": "objects scored",
-    "quarantined": "objects quarantined among these",
-    "objects_per_s": "objects per second",
-    "peak_mb": "most memory of a worker (MB)",
-    "shards": "shards scored",
-    "shards_there": "shards there already",
-    "new": "objects new since the last results",
-    "changed": "objects changed since then",
-    "deleted": "objects deleted since then",
-}
-
-STATES = {
-    State.SCORED.value: "at least one slice has an answer",
-    State.QUARANTINED.value: "no answer, for a reason given below",
-    State.DUPLICATE.value: "the same pixels as an object earlier in the archive, and the same answer",
-    State.SKIPPED.value: "a valid object that is no MR image",
-}
-
 
 def training_page(facts: TrainingFacts) -> str:
     """The page of a training run."""
@@ -93,7 +52,7 @@ def training_page(facts: TrainingFacts) -> str:
     rows, groups = (sum(held[key] for held in facts.split.values()) for key in ("rows", "groups"))
     values |= {
         "tiles": [(FIGURES[key][0], *_cell(facts.metrics[side], key)) for key in TILES] if side else [],
-        "curves": [_drawn(svg) for svg in plots.learning_curves(facts.history, facts.best_epoch)],
+        "curves": [drawn(svg) for svg in plots.learning_curves(facts.history, facts.best_epoch)],
         "lone_pictures": rows == groups,
         "no_patients": facts.settings.get("labels") is None,
         "epoch_columns": [name for name, _ in EPOCH.values()],
@@ -106,22 +65,27 @@ def scoring_page(facts: ScoringFacts) -> str:
     """The page of a scoring run."""
     values = _shared(facts)
     scores = facts.answers.probability
-    positive = int((scores >= facts.threshold).sum())
-    share = percent(positive / len(scores)) if len(scores) else ""
+    reached = int((scores >= facts.threshold).sum())
     side = values["side"]
+    decided = [(name, facts.decisions.get(name.value, 0)) for name in (Decision.POSITIVE, Decision.REFER)]
+    values["warnings"] += sections.unaccounted(facts)
     values |= {
         "tiles": [
             ("objects in the archive", count(facts.counts["objects"]), ""),
             ("slices with an answer", count(len(scores)), ""),
-            ("positive slices", count(positive), share),
+            *(
+                (f"slices: {name}", count(n), percent(n / len(scores)) if len(scores) else "")
+                for name, n in decided
+                if n or name == Decision.POSITIVE
+            ),
             ("quarantined objects", count(facts.counts["quarantined"]), ""),
             *([(f"AUROC, {side} side", *_cell(facts.metrics[side], "auroc"))] if side else []),
         ],
         "slices": len(scores),
-        "positive": positive,
-        "positive_share": share,
-        "all_scores": _drawn(plots.score_histogram(scores, None, facts.threshold)) if len(scores) else None,
-        "this_run": [(THIS_RUN.get(key, key), f"{value:,}") for key, value in facts.this_run.items()],
+        "reached": reached,
+        "reached_share": percent(reached / len(scores)) if len(scores) else "",
+        "all_scores": drawn(plots.score_histogram(scores, None, facts.threshold)) if len(scores) else None,
+        **sections.scoring(facts),
     }
     return _environment().get_template("scoring.html").render(values)
 
@@ -135,7 +99,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"count": count, "duration": duration}
+    environment.filters |= {"count": count, "duration": duration, "marked": marked}
     return environment
 
 
@@ -153,7 +117,7 @@ def _shared(facts: Facts) -> dict[str, Any]:
         "both_classes": side is not None and facts.metrics[side]["auroc"] is not None,
         "states": list(_states(facts.counts)),
         "reasons": list(_reasons(facts.reasons)),
-        "examples": _examples(facts.examples),
+        "examples": sections.examples(facts.examples),
         "settings": list(_flat(facts.settings)),
     }
 
@@ -195,16 +159,11 @@ def _cell(found: Mapping[str, Any], key: str) -> tuple[str, str]:
 def _side_plots(facts: Facts, side: str) -> Iterator[Markup]:
     answers, figures = facts.answers, facts.metrics[side]
     mine = _labelled(answers, side)
-    yield _drawn(plots.confusion(figures["confusion"]))
+    yield drawn(plots.confusion(figures["confusion"]))
     if figures["auroc"] is not None:
         at = (1 - figures["specificity"], figures["sensitivity"])
-        yield _drawn(plots.roc(answers.label[mine], answers.logit[mine], area=figures["auroc"], operating=at))
-    yield _drawn(plots.score_histogram(answers.probability[mine], answers.label[mine], facts.threshold))
-
-
-def _drawn(svg: str) -> Markup:
-    """A drawing holds no text from outside, so it goes into the page as it is."""
-    return Markup(svg)  # noqa: S704
+        yield drawn(plots.roc(answers.label[mine], answers.logit[mine], area=figures["auroc"], operating=at))
+    yield drawn(plots.score_histogram(answers.probability[mine], answers.label[mine], facts.threshold))
 
 
 def _labelled(answers: Answers, side: str) -> np.ndarray:
@@ -229,29 +188,6 @@ def _reasons(reasons: Mapping[str, int]) -> Iterator[tuple[str, str, str, str]]:
     for code, rows in sorted(reasons.items(), key=lambda item: (-item[1], item[0])):
         reason = known.get(code)  # a table may be older than the list
         yield code, count(rows), reason.meaning if reason else "", reason.remedy if reason else ""
-
-
-def _examples(examples: Iterable[Example]) -> dict[str, list[dict[str, Any]]]:
-    """By title, in the order given."""
-    shown: dict[str, list[dict[str, Any]]] = {}
-    for example in examples:
-        truth, probability = example.label or "unknown", number(example.probability)
-        right = {"tumor": Decision.POSITIVE, "normal": Decision.NEGATIVE}.get(truth)
-        height, width = example.picture.shape
-        shown.setdefault(example.title, []).append(
-            {
-                "source": plots.picture(example.picture),
-                "width": width,
-                "height": height,
-                "name": example.name,
-                "probability": probability,
-                "decision": example.decision,
-                "truth": truth,
-                "caption": f"{example.name}, truth {truth}, probability {probability}, {example.decision}",
-                "wrong": right is not None and example.decision not in (right, Decision.REFER),
-            }
-        )
-    return shown
 
 
 def _flat(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:

@@ -54,12 +54,16 @@ _STYLE: Any = {
 WIDTH_IN, HEIGHT_IN = 4.4, 3.1
 ROC_POINTS = 300  # a curve of a page needs no more
 BINS = 25
+RATE_BINS = 40  # shards end in bursts; over so many parts of a run they even out
+PICTURE = 240  # pixels a side; a page holds dozens
 
 
-def picture(pixels: np.ndarray) -> str:
-    """uint8 (H, W) -> PNG as a data URI."""
+def picture(pixels: np.ndarray, side: int = PICTURE) -> str:
+    """uint8 (H, W) -> PNG as a data URI, made smaller where it is more than `side` high or wide."""
     held = io.BytesIO()
-    Image.fromarray(pixels).save(held, "PNG", optimize=True)
+    image = Image.fromarray(pixels)
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    image.save(held, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(held.getvalue()).decode()
 
 
@@ -184,6 +188,36 @@ def score_histogram(probabilities: ArrayLike, labels: ArrayLike | None, threshol
             "scores" if labels is None else "class-scores",
             f"Distribution of the probability of tumor over {len(values):,} slices",
         )
+
+
+def throughput(history: Sequence[Mapping[str, Any]]) -> str | None:
+    """Objects per second over a run, those quarantined apart; None for fewer than three points.
+
+    history: as in `facts.ScoringFacts`.
+    """
+    if len(history) < 3:
+        return None
+    points = np.array([[line[name] for name in ("seconds", "objects", "quarantined")] for line in history], float)
+    points = np.concatenate([np.zeros((1, 3)), points])
+    points = points[np.diff(points[:, 0], append=np.inf) > 0]  # of several at one time the last
+    end = points[-1, 0]
+    if end <= 0:
+        return None
+    edges = np.linspace(0, end, min(RATE_BINS, len(history)) + 1)
+    every, bad = (np.diff(np.interp(edges, points[:, 0], points[:, k])) / np.diff(edges) for k in (1, 2))
+    unit, seconds = ("seconds", 1) if end < 180 else ("minutes", 60) if end < 180 * 60 else ("hours", 3600)
+    mean = points[-1, 1] / end
+    told = f"{mean:,.0f}" if mean >= 10 else f"{mean:.2g}"
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _axes("Throughput", f"{unit} since the start", "objects per second")
+        axes.stairs(every, edges / seconds, color=FIRST, fill=True, alpha=0.6, label="all")
+        if bad.any():
+            axes.stairs(bad, edges / seconds, color=SECOND, fill=True, label="quarantined")
+        axes.axhline(mean, color=INK, linewidth=1, linestyle=":", label=f"mean {told}")
+        axes.set(xlim=(0, end / seconds), ylim=(0, 1.35 * max(every.max(), 1e-9)))  # room for the legend
+        axes.yaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.legend(loc="upper center", ncols=3)
+        return _svg(figure, "throughput", f"Objects per second over {end:,.0f} seconds, {told} on average")
 
 
 def _axes(title: str, x: str, y: str) -> tuple[Figure, Axes]:

@@ -1,8 +1,8 @@
 """Contestant (b), the upper bound: one process a core that fetches, decodes, prepares and scores; no engine.
 
 It gives the pixels and answers of the job with the least work known: OpenCV's libjpeg straight to grey, no check of
-the file's structure, no digest, no header beyond the pixels; bf16, channels-last, micro-batches of 8, memory kept by
-the allocator. Paths are handed out in chunks, so that no core idles while another has work.
+the file's structure, no digest, no header beyond the pixels; the job's own network, memory kept by the allocator. Paths
+are handed out in chunks, so that no core idles while another has work.
 """
 
 import multiprocessing
@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 
 _CHUNK = 32  # paths
-_MICRO_BATCH = 8
+_BATCH = 64
 _THREADS = 16  # of one process, for objects on S3
 _KEPT = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**30), "OMP_NUM_THREADS": "1"}
 
@@ -26,36 +26,21 @@ def score(archive: str, bundle: str, output: str, paths: list[str], taken, numbe
     import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
-    import torch
 
     from mri_ray.archive.storage import Location
-    from mri_ray.learn.bundle import load, module
-    from mri_ray.learn.device import autocast, choose_device, choose_precision, place
-    from tests.benchmarks.network import quickened
+    from mri_ray.learn.bundle import load
+    from mri_ray.predict.predictor import Predictor
 
-    torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    found = load(Location.of(bundle))
-    device = choose_device()
-    net = module(found)
-    net.features = quickened(net.features)
-    net = place(net, device)
-    net.head.double()
-    precision = choose_precision("auto", device)
-    to_pixels = prepared(found.prepare)
+    predictor = Predictor(load(Location.of(bundle)), threads=1)
+    to_pixels = prepared(predictor.bundle.prepare)
     names: list[str] = []
-    logits = [torch.empty(0)]  # another process may have been quicker
+    answers: list[np.ndarray] = [np.empty(0, np.float32)]  # another process may have been quicker
     bodies = fetched(archive, chunks(paths, taken))
-    with torch.inference_mode(), autocast(precision, device):
-        while batch := list(islice(bodies, _MICRO_BATCH)):
-            images = torch.from_numpy(np.stack([to_pixels(body) for _, body in batch])).float().div_(255)
-            features = net.features(images.contiguous(memory_format=torch.channels_last))
-            pooled = torch.cat((features.mean(dim=(2, 3)), features.amax(dim=(2, 3))), dim=1)
-            with torch.autocast(device.type, enabled=False):  # the job computes its dense layers in float64, too
-                z = net.head(pooled.double()).float()
-            logits.append(z[:, 1] - z[:, 0])
-            names += [name for name, _ in batch]
-    probability = torch.sigmoid(torch.cat(logits).double() / found.temperature).float().numpy()
+    while batch := list(islice(bodies, _BATCH)):
+        answers.append(predictor.predict(np.stack([to_pixels(body) for _, body in batch])).probability)
+        names += [name for name, _ in batch]
+    probability = np.concatenate(answers)
     pq.write_table(
         pa.table({"uri": pa.array(names, pa.string()), "probability": probability}), f"{output}/part-{number}.parquet"
     )

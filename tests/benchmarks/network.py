@@ -1,10 +1,9 @@
-"""The bundle's network as the contestants (b), (c) and (d) run it, without the project's Predictor."""
+"""The bundle's network as the contestants (c) and (d) run it, without the project's Predictor."""
 
 from collections.abc import Callable
 
 import numpy as np
 import torch
-from torch import nn
 
 from mri_ray.archive.storage import Location
 from mri_ray.learn.bundle import load, module
@@ -36,25 +35,3 @@ def ours(bundle: str) -> Answer:
 
 
 PRECISIONS: dict[str, Callable[[str], Answer]] = {"written": eager, "ours": ours}
-
-
-class _Halved(nn.Module):
-    """The maximum of 2 x 2 pixels, channels-last and of even sides: two passes of torch's vectorised maximum.
-
-    To the bit what MaxPool2d(2) gives, which is slow in bf16 (measured with torch 2.14: a quarter of the network).
-    """
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        rows = images.permute(0, 2, 3, 1)
-        count, height, width, channels = rows.shape
-        rows = torch.maximum(rows[:, 0::2], rows[:, 1::2]).view(count, height // 2, width // 2, 2, channels)
-        return torch.maximum(rows[..., 0, :], rows[..., 1, :]).permute(0, 3, 1, 2)
-
-
-def quickened(features: nn.Sequential) -> nn.Sequential:
-    """The CNN's blocks with the same answers: max and ReLU may change places, so ReLU has a quarter of the work."""
-    blocks = []
-    for block in features:
-        *layers, relu, _ = block
-        blocks.append(nn.Sequential(*layers, _Halved(), relu))
-    return nn.Sequential(*blocks)

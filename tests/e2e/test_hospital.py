@@ -116,6 +116,13 @@ def test_every_object_ends_as_it_must(jobs, either, bundle, tmp_path, site_key):
     values = record(tmp_path / "out")
     assert values["counts"] == {name: hospital.counts[name] for name in ("objects", *State)}
     assert values["packs"] == opened(hospital)
+    assert {name: values["prefixes"]["whole"][name] for name in values["counts"]} == values["counts"]
+    page = (tmp_path / "out" / "report.html").read_text()
+    told = page[page.index('<section id="cases">') : page.index('<section id="objects">')]
+    assert all(f"<h3><code>{reason}</code></h3>" in told for reason in values["reasons"])
+    assert "Other slices of it have answers" in told
+    assert page.count("<figcaption>copy<br>") > 0
+    assert len(page) < 5_000_000
 
     results = table(values["results"])
     assert len(set(results["row_id"].to_pylist())) == results.num_rows
@@ -211,6 +218,10 @@ def test_no_name_leaves_and_studies_are_learned(jobs, hospital, tmp_path, site_k
     code, printed = jobs.run("score", *given, f"bundle={trained['bundle']}", f"output={out}/score")
     assert code == 3, printed
     log += printed
+    assert record(out / "score")["prefixes"] is None
+    page = (out / "score" / "report.html").read_text()
+    assert "Paths are not kept" in page
+    assert '<section id="cases">' in page
 
     assert not hospital.leaks(log.encode())
     assert leaks(hospital, out, *jobs.ray_folders) == {}

@@ -17,6 +17,7 @@ from mri_ray.decode.settings import DecodeConfig
 from mri_ray.errors import ArchiveDenied, Reason
 from mri_ray.learn import bundle as bundles
 from mri_ray.on_ray import ingest, score_shards
+from mri_ray.on_ray.settings import ShardSettings
 from mri_ray.predict import snapshot
 
 POISON = ("poison-a.png", "zz-poison.png")
@@ -61,7 +62,7 @@ def test_poison_is_quarantined_and_all_else_is_scored(ray_cluster, poisoned, tra
             return super()._rows(objects, crashed=crashed)
 
     work, manifest = task(poisoned, trained, tmp_path / "out", Deadly)
-    done = score_shards.score_all(work, manifest, workers=2)
+    done = score_shards.score_all(work, manifest, settings=ShardSettings(workers=2))
     assert (done["objects"], done["quarantined"], done["shards"]) == (122, 2, 4)
     found = snapshot.build(manifest, work.results, work.results / "snapshots")
     assert found.counts == {"objects": 122, "scored": 120, "quarantined": 2, "duplicate": 0, "skipped": 0}
@@ -77,7 +78,7 @@ def test_poison_is_quarantined_and_all_else_is_scored(ray_cluster, poisoned, tra
     for name in POISON:
         (poisoned / name).unlink()
     plain, manifest = task(poisoned, trained, tmp_path / "plain", ingest.FromArchive)
-    score_shards.score_all(plain, manifest, workers=2)
+    score_shards.score_all(plain, manifest, settings=ShardSettings(workers=2))
     columns = ["row_id", "probability", "state", "reason"]
     whole = snapshot.build(manifest, plain.results, plain.results / "snapshots")
     one, other = (
@@ -95,7 +96,7 @@ def test_what_a_worker_raises_ends_the_run_as_it_is(ray_cluster, archive, traine
 
     work, manifest = task(archive, trained, tmp_path / "out", Denied)
     with pytest.raises(ArchiveDenied, match="no permission to write there"):
-        score_shards.score_all(work, manifest, workers=2)
+        score_shards.score_all(work, manifest, settings=ShardSettings(workers=2))
 
 
 def test_what_nobody_foresaw_ends_the_run_with_its_trace(ray_cluster, archive, trained, tmp_path):
@@ -105,4 +106,4 @@ def test_what_nobody_foresaw_ends_the_run_with_its_trace(ray_cluster, archive, t
 
     work, manifest = task(archive, trained, tmp_path / "out", Broken)
     with pytest.raises(RuntimeError, match=r"(?s)a worker raised ZeroDivisionError\n.*in _rows"):
-        score_shards.score_all(work, manifest, workers=2)
+        score_shards.score_all(work, manifest, settings=ShardSettings(workers=2))

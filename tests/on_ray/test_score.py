@@ -162,3 +162,32 @@ def test_a_part_of_an_archive_has_results_of_its_own(ray_cluster, archive, train
     assert again["counts"] == some["counts"]
     with pytest.raises(ArchiveNotFound, match="that `select` leaves"):
         run(archive, trained, tmp_path, select={"include": ["nothing"]})
+
+
+def test_the_report_shows_folders_copies_reasons_and_pictures(ray_cluster, trained, pictures, tmp_path, monkeypatch):
+    names = sorted(path for path in pictures.rglob("*") if path.is_file())
+    shutil.copy(names[5], pictures / f"zz{names[5].suffix}")
+    (pictures / "bad").mkdir()
+    for i in range(5):
+        (pictures / "bad" / f"{i}.jpg").write_bytes(b"\xff\xd8\xff but no more")
+    values = run(pictures, trained, tmp_path / "out")
+    told = values["prefixes"]
+    assert {name: told["whole"][name] for name in values["counts"]} == values["counts"]
+    every = [*told["folders"], *([told["others"]] if told["others"] else [])]
+    for name, number in values["counts"].items():
+        assert sum(row[name] for row in every) == number
+    (bad,) = (row for row in told["folders"] if row["folder"] == "bad")
+    assert (bad["objects"], bad["quarantined"], bad["mean_probability"]) == (5, 5, None)
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["prefixes"] == told
+
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "<dt>slices: positive</dt>" in page
+    assert [f"bad/{i}.jpg" in page for i in range(5)] == [True] * 3 + [False] * 2
+    assert page.count("<figcaption>copy<br>") == page.count("<figcaption>original<br>") == 1
+    assert f"zz{names[5].suffix}" in page
+    assert "cannot be believed" not in page
+
+    monkeypatch.setattr("mri_ray.on_ray.job._SHOWN_BYTES", 3 * max(path.stat().st_size for path in names))
+    run(pictures, trained, tmp_path / "out")
+    fewer = (tmp_path / "out" / "report.html").read_text()
+    assert 3 <= fewer.count("<img") < page.count("<img")  # those named first, and of the same objects again

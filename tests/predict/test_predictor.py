@@ -1,13 +1,19 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from mri_ray.errors import ConfigError, RunError
+from mri_ray.errors import BundleError, ConfigError, RunError
 from mri_ray.learn.bundle import Bundle, module
+from mri_ray.learn.device import Precision, choose_precision
 from mri_ray.learn.model import build
 from mri_ray.learn.settings import NAMES, ModelConfig
 from mri_ray.predict.predictor import Predictor, decide
+from mri_ray.predict.prove import prove
+from mri_ray.predict.quick import quickened
+from mri_ray.predict.ways import Proof, choose
 from mri_ray.prepare.settings import PrepareConfig
 from mri_ray.records import Decision
 
@@ -194,3 +200,70 @@ def test_a_logit_that_is_not_finite_stops_the_run():
     overflowing = Bundle(model=bundle.model, prepare=bundle.prepare, weights=weights)
     with pytest.raises(RunError, match=r"logit: must be finite, got .* fp32 for picture"):
         Predictor(overflowing, precision="fp32").predict(pictures(3))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_quickened_network_answers_as_the_plain_one(name):
+    bundle = a_bundle(name)
+    images = torch.from_numpy(pictures(7)).float() / 255
+    with torch.inference_mode():
+        plain, quick = module(bundle)(images), quickened(module(bundle))(images)
+    torch.testing.assert_close(quick, plain, rtol=1e-3, atol=2e-3)  # logits, which spread over several units
+    assert plain.std() > 0.3
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 8, 8), (1, 1, 7, 5), (2, 4, 9, 6)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_pooling_before_relu_changes_no_bit(shape, dtype):
+    images = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+    plain = nn.Sequential(nn.ReLU(), nn.MaxPool2d(2))
+    for given in (images, images.contiguous(memory_format=torch.channels_last)):
+        assert torch.equal(quickened(plain)(given), plain(given))
+
+
+def test_proofs_are_of_what_the_predictor_answers():
+    bundle, images = a_bundle(), pictures(120)
+    proofs = prove(bundle, images)
+    proof = Proof(**proofs["cpu-bf16"])
+    assert 0 < proof.mean_dp <= proof.max_dp <= 0.01
+    assert proof.margin > 0
+    assert 0 < proof.again < 1
+    exact, found = (Predictor(replace(bundle, proofs=proofs), precision=p).predict(images) for p in ("fp32", "bf16"))
+    n = proof.slices
+    away = np.abs(exact.probability - found.probability)
+    assert away[:n].max() == pytest.approx(proof.max_dp, abs=2e-6)
+    # What is computed again is what fp32 gives, and it is what lies near the threshold.
+    same = np.abs(exact.logit - found.logit) < 1e-5
+    assert same[np.abs(exact.logit) < proof.margin / 2].all()
+    assert same[:n].mean() == pytest.approx(proof.again, abs=0.1)
+    assert exact.decision == found.decision
+    assert prove(bundle, images[:0]) == {}
+
+
+CPU = torch.device("cpu")
+GOOD = {"slices": 256, "max_dp": 0.003, "mean_dp": 0.0004, "flips": 0, "again": 0.1, "margin": 0.05}
+
+
+@pytest.mark.skipif(choose_precision("auto", CPU) is not Precision.BF16, reason="a processor without bf16")
+@pytest.mark.parametrize(
+    ("proof", "chosen"),
+    [
+        (GOOD, "bf16"),
+        (GOOD | {"max_dp": 0.02}, "fp32"),
+        (GOOD | {"flips": 1}, "fp32"),
+        (GOOD | {"again": 0.5}, "fp32"),
+        ({}, "fp32"),
+    ],
+)
+def test_only_what_is_proven_is_chosen(proof, chosen, caplog):
+    bundle = a_bundle(proofs={"cpu-bf16": proof} if proof else {})
+    assert choose(bundle, "auto", CPU)[0] == chosen
+    assert bool(caplog.messages) == (chosen == "fp32")
+
+
+def test_a_way_that_answers_otherwise_is_refused_with_its_figures():
+    bundle = a_bundle(proofs={"cpu-bf16": GOOD | {"max_dp": 0.0214, "flips": 2}})
+    with pytest.raises(BundleError, match=r"cpu-bf16: .* within 0\.01 .* got a difference of 0\.0214 and 2 other"):
+        Predictor(bundle, precision="bf16")
+    assert Predictor(bundle, precision="fp32").precision == "fp32"
+    assert choose(a_bundle(), "bf16", CPU) == ("bf16", None)  # never tried: taken at its word

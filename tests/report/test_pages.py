@@ -10,8 +10,10 @@ import pytest
 
 from mri_ray import metrics
 from mri_ray.errors import Reason
-from mri_ray.report import pages
-from mri_ray.report.facts import Answers, Example, ScoringFacts, TrainingFacts
+from mri_ray.records import Flag
+from mri_ray.report import cases, examples, folders, pages, sections
+from mri_ray.report.facts import Answers, Case, Example, ScoringFacts, TrainingFacts
+from mri_ray.report.folders import Folders
 
 HOSTILE = """<script>alert("x")</script>' onerror=alert(1) " & {{ 7 * 7 }} {% raw %}"""
 VOID = {"meta", "img", "br", "link", "hr", "input"}
@@ -138,7 +140,42 @@ def scoring(**changes) -> ScoringFacts:
         "deleted": 5,
         "objects_per_s": 367.25,
     }
-    return ScoringFacts(**{**shared(found), "this_run": this_run, "results": "s3://bucket/out/results", **changes})
+    more = {
+        "decisions": {"positive": 111, "negative": 150, "refer": 39},
+        "folders": by_folder(),
+        "flags": {"upscaled": 222, "burned.in": 7},
+        "flagged": [example(title="upscaled", name="small.png")],
+        "copies": [(example(title="copy", name="again.png"), example(title="original", name="before.png"))],
+        "cases": [case(), case(frame=5, state="scored", beside=example(title="beside", frame=4))],
+    }
+    values = {"this_run": this_run, "results": "s3://bucket/out/results"}
+    return ScoringFacts(**{**shared(found), **values, **more, **changes})
+
+
+def by_folder(**changes) -> Folders:
+    def row(folder, objects, scored, **more):
+        zero = dict.fromkeys(("quarantined", "duplicate", "skipped"), 0) | {"slices": scored}
+        share = (
+            {"positive_share": 0.376, "mean_probability": 0.4567}
+            if scored
+            else dict.fromkeys(("positive_share", "mean_probability"))
+        )
+        return {"folder": folder, "objects": objects, "scored": scored} | zero | share | more
+
+    values = {
+        "common": "mri/2024/",
+        "folders": [row("ward", 1100, 1100), row("bad", 21, 0, quarantined=21), row("", 9, 9)],
+        "others": row("", 104, 91, duplicate=12, skipped=1),
+        "whole": row("", 1234, 1200, quarantined=21, duplicate=12, skipped=1),
+        "further": 47,
+        "exact": True,
+    }
+    return Folders(**{**values, **changes})
+
+
+def case(**changes) -> Case:
+    values = {"state": "quarantined", "name": "ward/x.dcm", "frame": None, "detail": "it ends after 7 bytes"}
+    return Case(**{"reason": Reason.DAMAGED.value, **values, **changes})
 
 
 MAKERS = {"training": (pages.training_page, training), "scoring": (pages.scoring_page, scoring)}
@@ -189,6 +226,90 @@ def test_every_fact_of_a_scoring_is_on_the_page():
         assert wanted in read
     positive = int((made.answers.probability >= 0.5).sum())
     assert f"{positive} ({positive / 3:.1f} %) reach the threshold" in read
+    for wanted in ("slices: positive 111 37.0 %", "slices: refer 39 13.0 %"):
+        assert wanted in read
+
+
+def test_folders_are_told_with_their_sum():
+    read = Page(pages.scoring_page(scoring())).text
+    assert "All objects lie below mri/2024/" in read
+    assert "ward/ 1,100 1,100 0 0 0 1,100 37.6 % 0.4567" in read
+    assert "bad/ 21 0 21 0 0 0 (no folder) 9" in read  # no share of nothing
+    assert "47 other folders 104 91 0 12 1 91" in read
+    assert "all 1,234 1,200 21 12 1 1,200" in read
+    assert "too many folders" not in read
+    assert "cannot be believed" not in read
+
+
+def test_folders_that_are_not_known_or_not_all_or_do_not_add_up_are_called_so():
+    read = Page(pages.scoring_page(scoring(folders=None))).text
+    assert "Paths are not kept (uris=pseudonym), so there is nothing to tell by folder" in re.sub(
+        r"\( ", "(", read
+    ).replace(" )", ")")
+    read = Page(pages.scoring_page(scoring(folders=by_folder(exact=False)))).text
+    assert "47 or more other folders" in read
+    assert "There are too many folders to count each apart" in read
+    wrong = by_folder(whole=by_folder().whole | {"objects": 1233})
+    read = Page(pages.scoring_page(scoring(folders=wrong))).text
+    assert "the folders sum to 1,233 objects, against the counts" in read
+
+
+def test_what_a_run_did_over_time_is_drawn_and_not_listed():
+    history = [{"seconds": 2.0 * i, "objects": 500 * i, "quarantined": i, "bytes": 7_500_000 * i} for i in range(9)]
+    made = scoring(this_run={"objects": 4000, "history": history, "stages": {"decode": 1.0}})
+    text = pages.scoring_page(made)
+    read = Page(text).text
+    assert "Objects per second over 16 seconds, 250 on average" in text
+    assert "bytes read 60 MB" in read
+    assert "history" not in read
+    assert "stages" not in read
+    without = pages.scoring_page(scoring(this_run={"objects": 4000, "history": history[:2]}))
+    assert "Objects per second" not in without
+
+
+def test_flags_copies_and_reasons_have_their_examples():
+    read = Page(pages.scoring_page(scoring())).text
+    assert f"222 slices: {sections.FLAGS[Flag.UPSCALED]}" in read
+    assert f"7 slices: {sections.FLAGS[Flag.BURNED_IN]}" in read
+    for name in ("small.png", "again.png", "before.png"):
+        assert name in read
+    reason = Reason.DAMAGED
+    assert f"{reason.value} 14 rows: {reason.meaning}. What to do: {reason.remedy}." in read
+    assert "ward/x.dcm it ends after 7 bytes" in read
+    assert "frame 4 ward/x.dcm, frame 5 it ends after 7 bytes Other slices of it have answers." in read
+
+
+def test_every_flag_has_its_meaning_and_code_in_a_meaning_is_set_as_code():
+    assert set(sections.FLAGS) == set(Flag)
+    text = pages.scoring_page(scoring(reasons={Reason.TOO_SMALL.value: 1}))
+    assert "smaller than <code>decode.min_side</code> on a side" in text
+
+
+def test_without_examples_of_any_kind_their_sections_are_left_out():
+    tags = Page(pages.scoring_page(scoring(examples=[], flags={}, flagged=[], copies=[], cases=[]))).tags
+    named = {attributes.get("id") for _, attributes in tags}
+    assert not named & {"examples", "flags", "copies", "cases"}
+
+
+def test_a_page_with_all_the_pictures_there_may_be_stays_below_five_megabytes():
+    """Noise of which no picture can be made smaller, from a model with large inputs."""
+    noise = np.random.default_rng(0).integers(0, 256, (512, 512), dtype=np.uint8)
+    titles = ("missed", "false", "positive", "negative", "refer", "nearest")
+    one = example(picture=noise)
+    failed = [case(reason=reason.value, frame=1) for reason in Reason for _ in range(cases.EACH)]
+    text = pages.scoring_page(
+        scoring(
+            examples=[example(picture=noise, title=title) for title in titles for _ in range(examples.EACH)],
+            flags=dict.fromkeys(Flag, 9),
+            flagged=[example(picture=noise, title=flag) for flag in Flag for _ in range(examples.EACH_FLAG)],
+            copies=[(one, one)] * cases.EACH,
+            cases=failed + [case(beside=one)] * 12,
+            reasons=dict.fromkeys(Reason, 9),
+            folders=by_folder(folders=[by_folder().folders[0] | {"folder": 250 * "x"}] * folders.SHOWN),
+        )
+    )
+    assert text.count("<img") == 36 + 39 + 6 + 12
+    assert len(text) < 5_000_000
 
 
 @both
@@ -220,6 +341,19 @@ def test_same_facts_give_the_same_bytes(page, facts):
     assert page(facts()) == page(facts())
 
 
+def hostile_scoring() -> dict:
+    """The same number of elements as `scoring` makes."""
+    made = by_folder()
+    rows = [row | {"folder": HOSTILE} for row in made.folders]
+    bad = case(name=HOSTILE, detail=HOSTILE)
+    return {
+        "folders": dataclasses.replace(made, common=HOSTILE, folders=rows),
+        "flagged": [example(title="upscaled", name=HOSTILE)],
+        "copies": [(example(title=HOSTILE, name=HOSTILE),) * 2],
+        "cases": [bad, dataclasses.replace(bad, frame=5, state="scored", beside=example(name=HOSTILE, title=HOSTILE))],
+    }
+
+
 @both
 def test_hostile_names_stay_text(page, facts):
     plain = [tag for tag, _ in Page(page(facts())).tags]
@@ -237,6 +371,7 @@ def test_hostile_names_stay_text(page, facts):
         timings_s={HOSTILE: 1.0, "b": 1.0, "c": 2.0},
         versions={HOSTILE: HOSTILE},
         settings={"labels": HOSTILE, "archive": HOSTILE, HOSTILE: {HOSTILE: [HOSTILE], "x": 1}},
+        **(hostile_scoring() if facts is scoring else {}),
     )
     read = Page(page(hostile))
     assert [tag for tag, _ in read.tags] == plain
@@ -274,7 +409,8 @@ def test_empty_archive(page, facts):
 @both
 def test_nothing_quarantined_and_no_examples(page, facts):
     counts = {"objects": 10, "scored": 10, "quarantined": 0, "duplicate": 0, "skipped": 0}
-    read = Page(page(facts(counts=counts, reasons={}, examples=[]))).text
+    none = {"cases": []} if facts is scoring else {}
+    read = Page(page(facts(counts=counts, reasons={}, examples=[], **none))).text
     assert "What to do" not in read
     assert "Missed tumor" not in read
 
@@ -296,7 +432,7 @@ def test_wrong_decisions_are_marked(page, facts):
     ]
     made = facts(examples=[example(label=label, decision=decision) for label, decision in cases])
     marked = [attributes.get("class") for tag, attributes in Page(page(made)).tags if tag == "figure"]
-    assert marked == ["wrong", None, None, None, "wrong"]
+    assert marked[: len(cases)] == ["wrong", None, None, None, "wrong"]
 
 
 def test_the_side_shown_is_the_larger_one_that_is_new_to_the_network():

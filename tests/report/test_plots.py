@@ -45,7 +45,14 @@ def every_plot() -> dict[str, str]:
         "roc": plots.roc(LABELS, LOGITS, area=0.9123, operating=(0.1, 0.8)),
         "scores": plots.score_histogram(PROBABILITIES, None, 0.5),
         "class scores": plots.score_histogram(PROBABILITIES, LABELS, 0.5),
+        "throughput": plots.throughput(points(200)),
     }
+
+
+def points(number: int, *, each: int = 500, every_s: float = 2.0, bad: int = 5) -> list[dict]:
+    """The history of a run that does as much all the time."""
+    counts = {"objects": each, "quarantined": bad, "bytes": each * 1000}
+    return [{"seconds": every_s * i} | {name: n * i for name, n in counts.items()} for i in range(1, number + 1)]
 
 
 PLOTS = every_plot()
@@ -158,6 +165,40 @@ def test_histogram_names_classes_with_their_numbers():
 @pytest.mark.parametrize("labels", [None, np.zeros(3, np.int8)], ids=["unknown", "one class"])
 def test_histogram_of_few_slices(labels):
     assert "<svg" in plots.score_histogram(np.array([0.0, 0.5, 1.0], np.float32), labels, 0.5)
+
+
+def test_throughput_tells_its_mean_and_what_was_quarantined():
+    assert {"mean 250", "all", "quarantined", "minutes since the start"} <= set(texts(PLOTS["throughput"]))
+    assert "over 400 seconds, 250 on average" in PLOTS["throughput"]
+    clean = texts(plots.throughput(points(5, bad=0)))
+    assert "quarantined" not in clean
+    assert "seconds since the start" in clean
+    assert "hours since the start" in texts(plots.throughput(points(200, every_s=100)))
+
+
+def test_throughput_of_a_steady_run_is_a_flat_line_from_its_start():
+    steady = plots.throughput(points(10, bad=0))
+    (steps,) = re.findall(r'<path d="([^"]*)"[^>]*fill: var\(--first\)', steady)[:1]
+    heights = {y for _, y in re.findall(r"[ML] ?([\d.]+) ([\d.]+)", steps)}
+    assert len(heights) == 2  # the axis and the rate
+
+
+def test_a_run_too_short_for_a_line_has_no_throughput():
+    assert plots.throughput([]) is None
+    assert plots.throughput(points(2)) is None
+    assert plots.throughput(points(3)) is not None
+    assert plots.throughput(points(3, every_s=0.0)) is None  # nothing was done, at once
+
+
+def test_throughput_of_points_at_one_time_takes_the_last():
+    twice = [*points(4, bad=0), points(5, bad=0)[4] | {"seconds": 8.0}]
+    assert "over 8 seconds, 312 on average" in plots.throughput(twice)
+    assert "nan" not in plots.throughput(twice)
+
+
+def test_a_large_picture_is_made_smaller_in_its_shape():
+    body = plots.picture(np.zeros((600, 300), np.uint8)).partition(",")[2]
+    assert Image.open(io.BytesIO(base64.b64decode(body))).size == (plots.PICTURE // 2, plots.PICTURE)
 
 
 def test_picture_keeps_every_pixel():
