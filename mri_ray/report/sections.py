@@ -10,7 +10,7 @@ from mri_ray.records import Decision, Flag, State
 from mri_ray.report import plots
 from mri_ray.report.facts import Case, Example, ScoringFacts
 from mri_ray.report.folders import Folders
-from mri_ray.report.text import count, number, percent
+from mri_ray.report.text import count, number, percent, size
 
 SMALL = 160  # pixels a side of pictures that show what a slice is, and not what the model found
 

@@ -1,18 +1,23 @@
 """Jobs as their users start them: processes of their own, on a Ray of their own, ended by pid."""
 
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+import urllib.request
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
 _BOUND = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"]
 
 
@@ -91,11 +96,6 @@ def end_all(folder: str) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-@pytest.fixture(scope="session")
-def end_processes() -> Callable[[str], None]:
-    return end_all
-
-
 @contextmanager
 def jobs_here() -> Iterator[Jobs]:
     jobs = Jobs()
@@ -103,6 +103,61 @@ def jobs_here() -> Iterator[Jobs]:
         yield jobs
     finally:
         jobs.close()
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for item in sockets:
+        item.bind(("127.0.0.1", 0))
+    ports = [item.getsockname()[1] for item in sockets]
+    for item in sockets:
+        item.close()
+    return ports
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """Where its jobs API answers, and the address that drivers join it by."""
+
+    jobs_api: str
+    address: str
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[Head]:
+    """A Ray of its own on ports of its own; its processes are ended by pid."""
+    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+    port, dashboard, agent, client = free_ports(4)
+    environment = os.environ | {
+        "RAY_AUTH_MODE": "disabled",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",  # the entry point's `python` is the one found here
+    }
+    command = [str(BIN / "ray"), "start", "--head", "--block", f"--port={port}", "--num-cpus=2"]
+    command += ["--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
+    command += [f"--dashboard-agent-listen-port={agent}", f"--ray-client-server-port={client}"]
+    command += ["--object-store-memory=500000000", f"--temp-dir={folder}"]
+    with (Path(folder) / "head.log").open("wb") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+    address = f"http://127.0.0.1:{dashboard}"
+    try:
+        wait_for(f"{address}/api/version", process, Path(folder) / "head.log")
+        yield Head(jobs_api=address, address=f"127.0.0.1:{port}")
+    finally:
+        process.kill()
+        process.wait()
+        end_all(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def wait_for(url: str, process: subprocess.Popen, log: Path) -> None:
+    end = time.monotonic() + 90
+    while True:
+        with suppress(OSError), urllib.request.urlopen(url, timeout=5):  # noqa: S310 - a constant scheme
+            return
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < end, log.read_text()
+        time.sleep(0.5)
 
 
 @pytest.fixture

@@ -1,4 +1,7 @@
-"""Scorings that are killed again and again, or run at once: the same table as that of one nobody disturbed."""
+"""Scorings that are killed again and again, or run at once: the same table as that of one nobody disturbed.
+
+They join one Ray, so that what a killed driver had under way there may go on while the next one is at work.
+"""
 
 import json
 import time
@@ -21,8 +24,8 @@ def rows(output: Path):
 
 
 @pytest.fixture(scope="module")
-def given(phantoms, bundle) -> list[str]:
-    return [f"archive={phantoms}", f"bundle={bundle}", "shards.objects=5", "shards.workers=1"]
+def given(head, phantoms, bundle) -> list[str]:
+    return [f"archive={phantoms}", f"bundle={bundle}", "shards.objects=5", f"ray.address={head.address}"]
 
 
 @pytest.fixture(scope="module")
