@@ -142,7 +142,10 @@ def run(settings: Bookkeeping) -> str:
     text = _markdown(found)
     output = Path(settings.output)
     output.mkdir(parents=True, exist_ok=True)
-    document = {"machine": table.machine(), "passes": {size: {name: asdict(one) for name, one in passes.items()} for size, passes in found.items()}}
+    document = {
+        "machine": table.machine(),
+        "passes": {size: {name: asdict(one) for name, one in passes.items()} for size, passes in found.items()},
+    }
     (output / "bookkeeping.json").write_text(json.dumps(document, indent=1))
     (output / "bookkeeping.md").write_text(text)
     return text

@@ -97,7 +97,9 @@ def _scored(objects: pa.Table, archive: str) -> pa.Table:
         **dict.fromkeys(("bundle_digest", "prepare_digest", "run_id"), ["0" * 32] * count),
     }
     arrays = [columns[field.name] if field.name in columns else pa.nulls(count) for field in RESULTS]
-    return pa.Table.from_arrays([pa.chunked_array(_cast(a, f.type)) for a, f in zip(arrays, RESULTS, strict=True)], schema=RESULTS)
+    return pa.Table.from_arrays(
+        [pa.chunked_array(_cast(a, f.type)) for a, f in zip(arrays, RESULTS, strict=True)], schema=RESULTS
+    )
 
 
 def _cast(values: object, kind: pa.DataType) -> list[pa.Array]:
@@ -109,7 +111,15 @@ def _cast(values: object, kind: pa.DataType) -> list[pa.Array]:
 def _keys(number: np.ndarray) -> pa.Array:
     """Ascending as the numbers are: 61 characters, as hospitals' paths are long."""
     patient, study = number // (_SLICES * _STUDIES), number // _SLICES
-    parts = ["patient-", _digits(patient, 8), "/study-", _digits(study, 8), "/series-001/slice-", _digits(number, 8), ".dcm"]
+    parts = [
+        "patient-",
+        _digits(patient, 8),
+        "/study-",
+        _digits(study, 8),
+        "/series-001/slice-",
+        _digits(number, 8),
+        ".dcm",
+    ]
     return pc.binary_join_element_wise(*parts, "")
 
 
