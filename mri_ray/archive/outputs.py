@@ -15,7 +15,7 @@ from mri_ray.archive.manifest import Manifest, Shard
 from mri_ray.archive.storage import Location
 from mri_ray.errors import Reason
 
-CHUNK_ROWS = 2**16  # looked at together: what a pass over small files costs is mostly calls
+CHUNK_ROWS = 2**14  # looked at together: what a pass over small files costs is mostly calls
 TRIED = "_tried.parquet"  # readers of Parquet folders pass over names that begin so
 
 # Of all shards that have been looked at, by digest: the versions that were lost to the storage there, and in a retry
@@ -52,6 +52,7 @@ def tables(
         if rows >= CHUNK_ROWS or (rows and number == len(shards) - 1):
             yield _placed(held, part)
             held, part, rows = [], number + 1, 0
+            pa.default_memory_pool().release_unused()  # else it keeps most of what all passes have freed
 
 
 def transient(reasons: pa.ChunkedArray) -> np.ndarray:

@@ -51,9 +51,10 @@ class Bookkeeping:
 
 @dataclass(frozen=True, kw_only=True)
 class Pass:
-    """seconds: of the pass alone. start_mb, peak_mb: resident memory before it, and at most."""
+    """seconds, cpu_s: of the pass alone, of all threads. start_mb, peak_mb: resident memory before it, and at most."""
 
     seconds: float
+    cpu_s: float
     start_mb: float
     peak_mb: float
 
@@ -163,10 +164,12 @@ def _weigh(folder: str, size: int, number: int) -> Pass:
 
 def _measured(work: Callable[[], object]) -> Pass:
     before = _peak_mb()
-    began = time.perf_counter()
+    began, used = time.perf_counter(), time.process_time()
     work()
-    seconds = time.perf_counter() - began
-    return Pass(seconds=round(seconds, 3), start_mb=before, peak_mb=_peak_mb())
+    seconds, cpu_s = time.perf_counter() - began, time.process_time() - used
+    return Pass(
+        seconds=round(seconds, 3), cpu_s=round(cpu_s, 3), start_mb=round(before, 1), peak_mb=round(_peak_mb(), 1)
+    )
 
 
 def _peak_mb() -> float:
@@ -175,16 +178,16 @@ def _peak_mb() -> float:
 
 
 def _markdown(found: dict[int, dict[str, Pass]]) -> str:
-    """A line a pass; by size the seconds, microseconds an object, and the process's peak."""
+    """A line a pass; by size the seconds, the microseconds of CPU an object, and the process's peak."""
     sizes = list(found)
-    names = ["pass"] + [f"{what}, {size:,}" for size in sizes for what in ("s", "us an object", "MB")]
+    names = ["pass"] + [f"{what}, {size:,}" for size in sizes for what in ("s", "CPU us an object", "MB")]
     lines = [f"| {' | '.join(names)} |", f"|---|{'---:|' * (len(names) - 1)}"]
     start = max(one.start_mb for passes in found.values() for one in passes.values())
     for name in found[sizes[0]]:
         cells = [name]
         for size in sizes:
             one = found[size][name]
-            cells += [f"{one.seconds:,.2f}", f"{1e6 * one.seconds / size:,.2f}", f"{one.peak_mb:,.0f}"]
+            cells += [f"{one.seconds:,.2f}", f"{1e6 * one.cpu_s / size:,.2f}", f"{one.peak_mb:,.0f}"]
         lines.append(f"| {' | '.join(cells)} |")
     machine = "; ".join(f"{name} {value}" for name, value in table.machine().items())
     return f"{machine}\n\nA process takes up to {start:,.0f} MB before its pass.\n\n" + "\n".join(lines) + "\n"
