@@ -160,11 +160,6 @@ def pixel_digest(item: Slice) -> str:
     return digest(f"{height}x{width}", "deep" if item.bits > 8 else "8", np.ascontiguousarray(item.pixels).tobytes())
 
 
-def joinable(flags: pa.ChunkedArray) -> np.ndarray:
-    """Whether rows may be matched by their pixels, bool (N,): blank pictures are alike without being copies."""
-    return np.array([Flag.BLANK.value not in (row or ()) for row in flags.to_pylist()], dtype=bool)
-
-
 def states(rows: pa.Table) -> pa.Array:
     """The state of each row's object, from the columns object_id and reason (N,): string (N,).
 
