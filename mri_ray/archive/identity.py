@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import json
 import math
+from collections.abc import Iterable, Iterator
 from enum import Enum
 from typing import Any
 
@@ -22,9 +23,7 @@ def digest(*parts: str | bytes, key: bytes = b"") -> str:
     """
     state = hashlib.blake2b(digest_size=_BYTES, key=key)
     for part in parts:
-        data = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
-        state.update(len(data).to_bytes(8, "little"))
-        state.update(data)
+        state.update(_framed(part))
     return state.hexdigest()
 
 
@@ -43,6 +42,15 @@ def version_id(key: str, size: int, etag: str, secret: bytes = b"") -> str:
     return digest("version", key, str(size), etag, key=secret)
 
 
+def version_bytes(versions: Iterable[tuple[str, int, str]], secret: bytes = b"") -> Iterator[bytes]:
+    """`version_id` of many (key, size, etag), as 16 bytes instead of 32 digits, in half the time."""
+    begun = hashlib.blake2b(_framed("version"), digest_size=_BYTES, key=secret)
+    for key, size, etag in versions:
+        state = begun.copy()
+        state.update(_framed(key) + _framed(str(size)) + _framed(etag))
+        yield state.digest()
+
+
 def row_id(object_id: str, frame: int | None = None) -> str:
     """Names a slice: the object, and its frame; None where there is none."""
     return digest("row", object_id, *_optional(None if frame is None else str(frame)))
@@ -56,6 +64,11 @@ def digest_json(value: Any) -> str:
     """
     text = json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return digest("json", text)
+
+
+def _framed(part: str | bytes) -> bytes:
+    data = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
+    return len(data).to_bytes(8, "little") + data
 
 
 def _optional(part: str | None) -> tuple[str, ...]:

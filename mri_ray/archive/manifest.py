@@ -9,9 +9,7 @@ files are orphans that nothing names; a rerun over the same archive makes the sa
 so two runs at once do no harm and no lock is left behind.
 """
 
-from collections import deque
 from collections.abc import Collection, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +18,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mri_ray.archive import journal
-from mri_ray.archive.identity import digest, object_id, version_id
+from mri_ray.archive.ahead import in_order
+from mri_ray.archive.identity import digest, object_id, version_bytes
+from mri_ray.archive.ids import DTYPE, among, digits, fixed, joined, text
 from mri_ray.archive.journal import Chain, Listing, Shard
 from mri_ray.archive.listing import lies_below
 from mri_ray.archive.storage import Location
@@ -31,7 +31,7 @@ SHARD_OBJECTS = 512
 SHARD_BYTES = 256 * 2**20
 
 _THREADS = 8
-_IDS = "S32"  # version ids as fixed-width bytes: exact, sortable, 32 bytes each in memory
+_BLOCK = 2**16  # keys looked up at a time
 
 
 @dataclass(frozen=True)
@@ -103,14 +103,14 @@ class Manifest:
         fresh = self._unknown(pages, known, listed)
         while True:
             added = self._write_shards(_cut(fresh, shard_objects, shard_bytes))
-            here = np.sort(_joined(listed))
-            unseen = known[~_among(known, here)]
+            here = np.sort(joined(listed))
+            unseen = known[~among(known, here)]
             kept = self._kept(chain, unseen, denied)
-            gone = unseen[~_among(unseen, kept)]
+            gone = unseen[~among(unseen, kept)]
             if chain.last_update != before:
                 # Another run listed while this one did. Which looked later is unknown, and an object wrongly called
                 # gone would be lost, so what is gone must be missing from both.
-                gone = gone[_among(gone, self._gone(chain))]
+                gone = gone[among(gone, self._gone(chain))]
             listing = Listing(retry=False, shards=added, gone=self._write_gone(gone))
             longer = journal.append(self._location, chain, listing) if added or listing.gone != chain.gone else chain
             if longer is not None:
@@ -138,10 +138,10 @@ class Manifest:
         assert self._listing is None, "a pinned manifest is only read"
         chain = self._chain()
         after = chain.number if after is None else after
-        wanted = np.unique(_fixed(version_ids))
+        wanted = np.unique(fixed(version_ids))
         while True:
-            wanted = wanted[~_among(wanted, self._ids(chain.retried_after(after)))]
-            live = wanted[~_among(wanted, self._gone(chain))]
+            wanted = wanted[~among(wanted, self._ids(chain.retried_after(after)))]
+            live = wanted[~among(wanted, self._gone(chain))]
             if not live.size:
                 return []
             rows = self._rows(chain, live)
@@ -170,13 +170,13 @@ class Manifest:
         known = self._ids(chain.first_shards)
         listed: list[np.ndarray] = []
         added = tuple(map(_named, _cut(self._unknown(pages, known, listed), shard_objects, shard_bytes)))
-        here = np.sort(_joined(listed))
+        here = np.sort(joined(listed))
         new = sum(shard.objects for shard in added)
-        unseen = known[~_among(known, here)]
+        unseen = known[~among(known, here)]
         kept = self._kept(chain, unseen, denied)
-        gone = unseen[~_among(unseen, kept)]
-        wanted = np.unique(_fixed(again))
-        live = wanted[~_among(wanted, gone)]
+        gone = unseen[~among(unseen, kept)]
+        wanted = np.unique(fixed(again))
+        live = wanted[~among(wanted, gone)]
         retried = map(_named, _cut([self._rows(chain, live)], shard_objects, shard_bytes)) if live.size else ()
         counts = {"new": new, "known": len(here) - new, "kept": len(kept), "gone": len(gone)}
         update = Update(chain.number, **counts, shards=(*chain.shards, *added))
@@ -194,13 +194,17 @@ class Manifest:
         """Some columns of shards, in order, read ahead."""
         return self._tables([_shard_key(shard) for shard in shards], columns)
 
+    def retries(self) -> list[Shard]:
+        """Those of them that `add_retry` added."""
+        return self._chain().retried_after(0)
+
     def read_shard(self, shard: Shard) -> pa.Table:
         """The objects of a shard: `records.MANIFEST`, ascending by key."""
         return next(self._tables([_shard_key(shard)]))
 
     def gone(self) -> pa.Array:
         """Version ids (string, ascending) that are in shards but not in the archive."""
-        return _text(self._gone(self._chain()))
+        return text(self._gone(self._chain()))
 
     def digest(self) -> str:
         """Names what the manifest says the archive holds."""
@@ -217,23 +221,23 @@ class Manifest:
         return self._read_ids([] if chain.gone is None else [_gone_key(chain.gone)])
 
     def _read_ids(self, keys: list[str]) -> np.ndarray:
-        """Sorted version ids of Parquet files, (N,) of 32 bytes."""
-        parts = [_fixed(table["version_id"]) for table in self._tables(keys, ["version_id"])]
-        return np.sort(_joined(parts))
+        """Sorted version ids of Parquet files, (N,) of `ids.DTYPE`."""
+        parts = [fixed(table["version_id"]) for table in self._tables(keys, ["version_id"])]
+        return np.sort(joined(parts))
 
     def _kept(self, chain: Chain, unseen: np.ndarray, denied: Collection[str]) -> np.ndarray:
         """Those of the sorted ids, live so far, whose objects lie in a denied place; sorted."""
-        live = unseen[~_among(unseen, self._gone(chain))] if denied else unseen[:0]
+        live = unseen[~among(unseen, self._gone(chain))] if denied else unseen[:0]
         if not live.size:
             return live
         rows = self._rows(chain, live)
         lies = pa.array([lies_below(key, denied) for key in rows["key"].to_pylist()], pa.bool_())
-        return np.sort(_fixed(rows["version_id"].filter(lies)))
+        return np.sort(fixed(rows["version_id"].filter(lies)))
 
     def _rows(self, chain: Chain, ids: np.ndarray) -> pa.Table:
         """The manifest's rows of sorted ids, ascending by key."""
         tables = self._tables([_shard_key(shard) for shard in chain.first_shards])
-        parts = [table.filter(pa.array(_among(_fixed(table["version_id"]), ids))) for table in tables]
+        parts = [table.filter(pa.array(among(fixed(table["version_id"]), ids))) for table in tables]
         rows = pa.concat_tables([MANIFEST.empty_table(), *parts])
         assert rows.num_rows == len(ids), f"{len(ids) - rows.num_rows} version ids are in no shard"
         return rows.sort_by([("key", "ascending"), ("version_id", "ascending")])
@@ -241,7 +245,7 @@ class Manifest:
     def _without(self, shards: Iterable[Shard], known: np.ndarray) -> Iterator[pa.Table]:
         """The rows of shards that are not known."""
         for table in self._tables([_shard_key(shard) for shard in shards]):
-            yield table.filter(pa.array(~_among(_fixed(table["version_id"]), known)))
+            yield table.filter(pa.array(~among(fixed(table["version_id"]), known)))
 
     def _tables(self, keys: list[str], columns: list[str] | None = None) -> Iterator[pa.Table]:
         for key, body in zip(keys, journal.bodies(self._location, keys), strict=True):
@@ -256,8 +260,8 @@ class Manifest:
     ) -> Iterator[pa.Table]:
         """Pages -> the rows whose version is not known; adds every page's version ids to `listed`."""
         last = None
-        for page in filter(len, pages):
-            keys, sizes, etags = (page.column(name) for name in ("key", "size", "etag"))
+        for block in _blocks(pages, _BLOCK if known.size else 1):
+            keys, sizes, etags = (block.column(name) for name in ("key", "size", "etag"))
             ascends = pc.all(pc.less(keys[:-1], keys[1:]), min_count=0).as_py()
             if not ascends or (last is not None and not pc.less(last, keys[0]).as_py()):
                 raise ArchiveError(
@@ -265,35 +269,29 @@ class Manifest:
                 )
             last = keys[-1]
             triples = zip(keys.to_pylist(), sizes.to_pylist(), etags.to_pylist(), strict=True)
-            versions = np.array([version_id(*triple, self._secret) for triple in triples], _IDS)
+            versions = np.fromiter(version_bytes(triples, self._secret), DTYPE, block.num_rows)
             listed.append(versions)
-            new = ~_among(versions, known)
+            new = ~among(versions, known)
             if new.any():
                 mask = pa.array(new)
                 keys = keys.filter(mask)
                 names = pa.array([object_id(key, self._secret) for key in keys.to_pylist()], pa.string())
-                columns = [names, _text(versions[new]), keys, sizes.filter(mask), etags.filter(mask)]
+                columns = [names, text(versions[new]), keys, sizes.filter(mask), etags.filter(mask)]
                 yield pa.Table.from_arrays(columns, schema=MANIFEST)
 
     def _write_shards(self, tables: Iterable[pa.Table], salt: str = "") -> tuple[Shard, ...]:
-        shards: list[Shard] = []
-        pending: deque[Future[bool]] = deque()
-        with ThreadPoolExecutor(_THREADS) as pool:
-            for table in tables:
-                shard = _named(table, salt)
-                shards.append(shard)
-                pending.append(pool.submit(self._location.write_table, _shard_key(shard), table, if_absent=True))
-                if len(pending) > 2 * _THREADS:
-                    pending.popleft().result()
-            for written in pending:
-                written.result()
-        return tuple(shards)
+        def write(table: pa.Table) -> Shard:
+            shard = _named(table, salt)
+            self._location.write_table(_shard_key(shard), table, if_absent=True)
+            return shard
+
+        return tuple(in_order(write, tables, _THREADS))
 
     def _write_gone(self, ids: np.ndarray) -> str | None:
         if not ids.size:
             return None
-        name = digest("gone", ids.tobytes())
-        self._location.write_table(_gone_key(name), pa.table({"version_id": _text(ids)}), if_absent=True)
+        name = digest("gone", digits(ids))
+        self._location.write_table(_gone_key(name), pa.table({"version_id": text(ids)}), if_absent=True)
         return name
 
 
@@ -309,24 +307,18 @@ def _gone_key(name: str) -> str:
     return f"gone/{name}.parquet"
 
 
-def _joined(parts: list[np.ndarray]) -> np.ndarray:
-    return np.concatenate([np.empty(0, _IDS), *parts])
-
-
-def _fixed(ids: pa.Array | pa.ChunkedArray) -> np.ndarray:
-    return np.array(ids.to_pylist(), _IDS)
-
-
-def _text(ids: np.ndarray) -> pa.Array:
-    return pa.array(ids).cast(pa.string())
-
-
-def _among(values: np.ndarray, ordered: np.ndarray) -> np.ndarray:
-    """Whether each value is in a sorted array: bool (N,)."""
-    if not ordered.size:
-        return np.zeros(len(values), bool)
-    places = np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)
-    return ordered[places] == values
+def _blocks(pages: Iterable[pa.RecordBatch], least: int) -> Iterator[pa.RecordBatch]:
+    """The rows of pages, at least so many at a time: looking up many at once takes a fraction of the time."""
+    held: list[pa.RecordBatch] = []
+    rows = 0
+    for page in pages:
+        held.append(page)
+        rows += page.num_rows
+        if rows >= least:
+            yield pa.concat_batches(held)
+            held, rows = [], 0
+    if rows:
+        yield pa.concat_batches(held)
 
 
 def _check_cut(objects: int, size: int) -> None:

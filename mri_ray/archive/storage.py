@@ -5,9 +5,7 @@ import io
 import os
 import re
 import tempfile
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,6 +15,7 @@ import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet as pq
 
+from mri_ray.archive.ahead import in_order
 from mri_ray.archive.local import LocalStore
 from mri_ray.archive.s3 import S3Store
 from mri_ray.archive.settings import StorageConfig
@@ -113,19 +112,7 @@ class Location:
 
         An object that cannot be read yields its error (as `read` would raise it) in its place.
         """
-        threads = threads or self.config.threads
-        attempt = partial(_attempt, self._store)
-        ahead: deque[Future[bytes | OSError]] = deque()
-        pool = ThreadPoolExecutor(threads, thread_name_prefix="read_many")
-        try:
-            for key in keys:
-                ahead.append(pool.submit(attempt, key))
-                if len(ahead) > 2 * threads:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+        return in_order(partial(_attempt, self._store), keys, threads or self.config.threads)
 
     def write(self, key: str, data: bytes, *, if_absent: bool = False) -> bool:
         """Stores an object whole or not at all.

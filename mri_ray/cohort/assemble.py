@@ -7,10 +7,11 @@ import numpy as np
 import pyarrow as pa
 
 from mri_ray.archive.identity import digest
+from mri_ray.cohort.columns import flagged
 from mri_ray.cohort.groups import group
 from mri_ray.cohort.labels import Matched
 from mri_ray.cohort.split import SIDES, Leakage, SplitConfig, assign, leakage, refuse
-from mri_ray.prepare.objects import joinable
+from mri_ray.records import Flag
 
 # What `assemble` reads of prepared rows, and what labels are matched by.
 INDEX = [
@@ -103,7 +104,7 @@ def assemble(
     keys = {patient: key_of(patient) or patient for patient in set(told) if patient is not None}
     groups = group(
         rows["pixel_digest"].to_pylist(),
-        joinable(rows["flags"]),
+        ~flagged(rows["flags"], [Flag.BLANK]),  # blank pictures are alike without being copies
         ([None if patient is None else keys[patient] for patient in told], by_header),
         (rows["study_key"].to_pylist(),),
     )

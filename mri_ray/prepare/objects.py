@@ -181,11 +181,6 @@ def _narrowed(pixels: np.ndarray) -> np.ndarray:
     return pixels
 
 
-def joinable(flags: pa.ChunkedArray) -> np.ndarray:
-    """Whether rows may be matched by their pixels, bool (N,): blank pictures are alike without being copies."""
-    return np.array([Flag.BLANK.value not in (row or ()) for row in flags.to_pylist()], dtype=bool)
-
-
 def states(rows: pa.Table) -> pa.Array:
     """The state of each row's object, from the columns object_id and reason (N,): string (N,).
 

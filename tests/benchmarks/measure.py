@@ -73,7 +73,7 @@ def main(found: str, log: str, *command: str) -> None:
             looked, family = now, descendants(os.getpid())
             times |= family
             if now - weighed >= _MEMORY_S:
-                weighed, peak_kb = now, max(peak_kb, sum(_pss_kb(pid) for pid, _ in family))
+                weighed, peak_kb = now, max(peak_kb, sum(pss_kb(pid) for pid, _ in family))
         time.sleep(_POLL_S)
     wall = time.monotonic() - started
     _end_stragglers(times)
@@ -139,7 +139,7 @@ def descendants(root: int) -> dict[tuple[int, int], float]:
     return found
 
 
-def _pss_kb(pid: int) -> int:
+def pss_kb(pid: int) -> int:
     with suppress(OSError):
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
             if line.startswith("Pss:"):
