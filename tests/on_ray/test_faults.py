@@ -62,11 +62,11 @@ def test_a_folder_that_may_not_be_listed_keeps_its_results(ray_cluster, bundle, 
     next((pictures / "c").iterdir()).unlink()
     (pictures / "b").chmod(0)
     second = run(pictures, bundle, tmp_path / "out")
-    assert {name: second["this_run"][name] for name in ("objects", "new", "known", "gone")} == {
+    assert {name: second["this_run"][name] for name in ("objects", "new", "changed", "deleted")} == {
         "objects": 1,
         "new": 1,
-        "known": 79,
-        "gone": 1,
+        "changed": 0,
+        "deleted": 1,
     }
     assert second["counts"] == {"objects": 120, "scored": 119, "quarantined": 0, "duplicate": 1, "skipped": 0}
     assert second["denied_folders"] == {"number": 1, "kept": 40, "first": [f"file://{pictures}/b"]}
@@ -105,7 +105,7 @@ def test_an_archive_of_which_no_folder_may_be_listed(ray_cluster, bundle, pictur
     assert (tmp_path / "out/run.json").read_bytes() == before
     for folder in "abc":
         (pictures / folder).chmod(0o700)
-    assert run(pictures, bundle, tmp_path / "out")["this_run"]["gone"] == 0
+    assert run(pictures, bundle, tmp_path / "out")["this_run"]["deleted"] == 0
 
 
 @contextmanager
@@ -184,7 +184,7 @@ def test_an_output_that_becomes_read_only(ray_cluster, bundle, pictures, tmp_pat
 
 
 def test_an_output_that_may_only_be_read(ray_cluster, bundle, pictures, s3_prefix, s3_reader):
-    with pytest.raises(ArchiveDenied, match=f"permission denied to these credentials: {s3_prefix}/out/manifest"):
+    with pytest.raises(ArchiveDenied, match=f"permission denied to these credentials: {s3_prefix}/out/"):
         run(pictures, bundle, f"{s3_prefix}/out")
 
 
