@@ -39,15 +39,21 @@ class Nodes:
             port = probe.getsockname()[1]
         self._cluster = Cluster(shutdown_at_exit=True)
         self._shared: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
-        head = self._cluster.add_node(**self._shared, include_dashboard=False, dashboard_agent_listen_port=port)
-        self._nodes = [head]
+        self._nodes: list[Any] = []
+        self.add(include_dashboard=False, dashboard_agent_listen_port=port)
 
     @property
     def address(self) -> str:
         return self._cluster.address
 
-    def add(self) -> None:
-        self._nodes.append(self._cluster.add_node(**self._shared))
+    def add(self, **more: Any) -> None:
+        try:
+            node = self._cluster.add_node(**self._shared, **more)
+        except Exception as exc:
+            if "timed out during startup" not in str(exc):
+                raise
+            node = self._cluster.add_node(**self._shared, **more)  # Ray's 30 s are short where a machine stalls
+        self._nodes.append(node)
 
     def workers(self, number: int | None = None) -> list[int]:
         """Processes that are at work on a shard, of a node or of all."""
@@ -63,8 +69,9 @@ class Nodes:
 
     def kill_worker(self, number: int, run: "Run") -> None:
         """SIGKILL to a process of a node as soon as one is at work."""
-        run.until(lambda: self.workers(number))
-        for pid in self.workers(number):
+        found: list[int] = []
+        run.until(lambda: found.extend(self.workers(number)) or found)
+        for pid in found:
             os.kill(pid, signal.SIGKILL)
 
     def kill_raylet(self, number: int) -> None:
