@@ -16,7 +16,7 @@ from typing import Any
 from mri_ray import __version__
 from mri_ray.archive.runs import RECORD
 from mri_ray.archive.storage import Location
-from mri_ray.errors import ArchiveError, MriRayError, TooManyQuarantined
+from mri_ray.errors import ArchiveDenied, ArchiveError, MriRayError, TooManyQuarantined
 from mri_ray.records import SCHEMA_VERSION
 
 BEAT_S = 5.0  # between two times that a run which goes on says how far it is
@@ -152,9 +152,8 @@ def last_complete(output: Location) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except OSError as exc:
-        raise ArchiveError(
-            f"output: {RECORD} must be readable, got {type(exc).__name__}: {output.uri_of(RECORD)}"
-        ) from exc
+        kind = ArchiveDenied if isinstance(exc, PermissionError) else ArchiveError
+        raise kind(f"output: {RECORD} must be readable, got {exc.strerror}: {output.uri_of(RECORD)}") from exc
     except (ValueError, LookupError, AttributeError):
         log.warning("%s is not what a run writes, and is replaced", output.uri_of(RECORD))
         return None

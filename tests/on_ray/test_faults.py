@@ -96,13 +96,13 @@ def test_a_denied_folder_is_not_named_where_paths_are_not_kept(
 
 def test_an_archive_of_which_no_folder_may_be_listed(ray_cluster, bundle, pictures, tmp_path, permissions_bind):
     run(pictures, bundle, tmp_path / "out")
-    before = (tmp_path / "out/run.json").read_bytes()
+    before = told(tmp_path / "out")
     for folder in "abc":
         (pictures / folder).chmod(0)
     for output in (tmp_path / "out", tmp_path / "new"):
         with pytest.raises(ArchiveDenied, match=r"at least one object .* none, and 3 folders that may not"):
             run(pictures, bundle, output)
-    assert (tmp_path / "out/run.json").read_bytes() == before
+    assert told(tmp_path / "out") == before
     for folder in "abc":
         (pictures / folder).chmod(0o700)
     assert run(pictures, bundle, tmp_path / "out")["this_run"]["deleted"] == 0
@@ -126,6 +126,12 @@ def when(happened: Callable[[], bool], act: Callable[[], object]) -> Iterator[No
     finally:
         over.set()
         watcher.join()
+
+
+def told(output: Path) -> dict:
+    """What run.json says of the last run that was completed."""
+    values = json.loads((output / "run.json").read_text())
+    return {name: value for name, value in values.items() if name not in ("state", "progress", "error")}
 
 
 def results(output: Path) -> list[Path]:
@@ -153,12 +159,12 @@ def test_an_output_that_becomes_full_ends_the_run_and_the_next_one_does_the_rest
 ):
     output = tmpfs("size=64m") / "out"
     run(pictures, bundle, output, select={"limit": 20})
-    before = (output / "run.json").read_bytes()
+    before = told(output)
     shards_before = len(results(output))
     ballast = fill(output.parent, 250_000)
     with pytest.raises(ArchiveFull, match=r"^writing needs space; .*, and the same line does the rest: file://.*/out/"):
         run(pictures, bundle, output)
-    assert (output / "run.json").read_bytes() == before
+    assert told(output) == before
     assert shards_before < len(results(output)) < 24 + shards_before
     whole(output)
     assert not [path for path in output.rglob("*") if "partial" in path.name]
@@ -175,7 +181,7 @@ def test_an_output_that_becomes_read_only(ray_cluster, bundle, pictures, tmp_pat
         pytest.raises(ArchiveDenied, match=r"writing needs permission: file://.*/out/.*: Read-only file system"),
     ):
         run(pictures, bundle, output, shards={"objects": 1, "workers": 2})
-    assert not (output / "run.json").exists()
+    assert told(output)["complete"] is None
     with pytest.raises(ArchiveDenied, match="no permission to write in"):  # before anything is done
         run(pictures, bundle, output)
     tmpfs("remount,rw")
@@ -184,7 +190,7 @@ def test_an_output_that_becomes_read_only(ray_cluster, bundle, pictures, tmp_pat
 
 
 def test_an_output_that_may_only_be_read(ray_cluster, bundle, pictures, s3_prefix, s3_reader):
-    with pytest.raises(ArchiveDenied, match=f"permission denied to these credentials: {s3_prefix}/out/"):
+    with pytest.raises(ArchiveDenied, match=f"permission denied to these credentials.*: {s3_prefix}/out/"):
         run(pictures, bundle, f"{s3_prefix}/out")
 
 
