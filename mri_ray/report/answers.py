@@ -23,7 +23,9 @@ COLUMNS = [
 def read(snapshot: Location) -> pa.Table:
     """The slices of a snapshot that have an answer: the columns COLUMNS, some 350 bytes each."""
     filesystem, path = snapshot.arrow()
-    return pq.read_table(path, filesystem=filesystem, columns=COLUMNS, filters=pc.is_valid(pc.field("logit")))
+    table = pq.read_table(path, filesystem=filesystem, columns=COLUMNS, filters=pc.is_valid(pc.field("logit")))
+    pa.default_memory_pool().release_unused()  # what reading took is as much again
+    return table
 
 
 def lookup(wanted: pa.ChunkedArray, known: Any, values: np.ndarray, default: Any) -> np.ndarray:
