@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
+import pyarrow.dataset as ds
 
 from mri_ray.archive.storage import Location
 from mri_ray.cohort import series as cohort
@@ -41,12 +41,13 @@ class Join:
     def run(self, bucket_rows: int = BUCKET_ROWS) -> Levels:
         """Join all rows that belong to a study."""
         filesystem, path = self.snapshot.arrow()
-        rows = pq.ParquetDataset(path, filesystem=filesystem)
-        count = math.ceil(sum(piece.count_rows() for piece in rows.fragments) / bucket_rows)
+        rows = ds.dataset(path, filesystem=filesystem, format="parquet")
+        count = math.ceil(rows.count_rows() / bucket_rows)
+        pa.default_memory_pool().release_unused()  # else what went before adds to what this takes
         if count > 1:
             found = self._spread(path, filesystem, count)
         else:
-            found = [self._bucket(self.with_keys(rows.read(_COLUMNS)), 0)]
+            found = [self._bucket(self.with_keys(self._with_study(rows)), 0)]
         studies = pa.concat_tables([predict.STUDIES.empty_table(), *(part for part, _ in found)])
         flags: Counter[str] = Counter()
         for _, counts in found:
@@ -56,6 +57,14 @@ class Join:
             patients=predict.patients(studies),
             series_flags=dict(sorted(flags.items())),
         )
+
+    def _with_study(self, rows: ds.Dataset) -> pa.Table:
+        """Those rows alone that belong to a study, as many have no header."""
+        told = ds.field("row_id").isin(self.assigned["row_id"].combine_chunks())
+        some = rows.scanner(
+            _COLUMNS, filter=ds.field("study_key").is_valid() | told, batch_readahead=2, fragment_readahead=2
+        )
+        return some.to_table()
 
     def _spread(self, path: str, filesystem: pa.fs.FileSystem, count: int) -> list[tuple[pa.Table, dict[str, int]]]:
         """The buckets, each by a task that holds it alone: what Ray's hash shuffle is for."""

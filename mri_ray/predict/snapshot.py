@@ -128,9 +128,11 @@ def _objects(manifest: Manifest, generation: Location) -> _Objects:
     """The live objects as the tries that stand have found them; notes all tries for later runs."""
     every = _gathered(outputs.tables(generation, manifest.shards(), _KEPT))
     outputs.note_tries(manifest, generation, every.version_id, every.part, every.lost)
-    found = every.where(~among(every.version_id, fixed(manifest.gone())))
-    version = np.unique(found.version_id, return_inverse=True)[1]
-    return found.where(outputs.standing(version, found.part, found.lost, found.rows))
+    stands = ~among(every.version_id, fixed(manifest.gone()))
+    live = np.flatnonzero(stands)
+    version = np.unique(every.version_id[live], return_inverse=True)[1]
+    stands[live] = outputs.standing(version, every.part[live], every.lost[live], every.rows[live])
+    return every if stands.all() else every.where(stands)
 
 
 def _gathered(tables: Iterable[pa.Table]) -> _Objects:

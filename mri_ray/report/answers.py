@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
+import pyarrow.dataset as ds
 
 from mri_ray import metrics
 from mri_ray.archive.storage import Location
@@ -23,7 +23,12 @@ COLUMNS = [
 def read(snapshot: Location) -> pa.Table:
     """The slices of a snapshot that have an answer: the columns COLUMNS, some 350 bytes each."""
     filesystem, path = snapshot.arrow()
-    return pq.read_table(path, filesystem=filesystem, columns=COLUMNS, filters=pc.is_valid(pc.field("logit")))
+    rows = ds.dataset(path, filesystem=filesystem, format="parquet")
+    # Reading further ahead takes as much again as all that is kept.
+    some = rows.scanner(COLUMNS, filter=ds.field("logit").is_valid(), batch_readahead=2, fragment_readahead=2)
+    table = some.to_table()
+    pa.default_memory_pool().release_unused()
+    return table
 
 
 def lookup(wanted: pa.ChunkedArray, known: Any, values: np.ndarray, default: Any) -> np.ndarray:
