@@ -1,10 +1,13 @@
 """A trained network -> one that gives the same answers with less work, and nearer ones in bf16."""
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from mri_ray.learn.model import Cnn
 
 
 def quickened(net: nn.Module) -> nn.Module:
@@ -12,8 +15,16 @@ def quickened(net: nn.Module) -> nn.Module:
 
     net: in evaluation mode. What stands in no `nn.Sequential` (ResNet's blocks) is left as it is.
     """
+    net = _within(net)
+    if isinstance(net, Cnn):  # the others standardise pixels first
+        block: Any = net.features[0]
+        block[0] = _OfPixels(block[0])
+    return net
+
+
+def _within(net: nn.Module) -> nn.Module:
     for name, child in net.named_children():
-        setattr(net, name, quickened(child))
+        setattr(net, name, _within(child))
     if type(net).forward is not nn.Sequential.forward:
         return net
     return nn.Sequential(*_pooled_first(_folded(list(net.children()))))
@@ -25,8 +36,6 @@ def _folded(layers: list[nn.Module]) -> list[nn.Module]:
         if isinstance(layer, nn.BatchNorm2d) and found and isinstance(found[-1], nn.Conv2d):
             # In float64: in float32 the sums round twice, which deep networks magnify.
             found[-1] = fuse_conv_bn_eval(found[-1].double(), layer.double()).float()
-            if found[-1].in_channels == 1:
-                found[-1] = _OfPixels(found[-1])
         else:
             found.append(layer)
     return found
