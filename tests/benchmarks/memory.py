@@ -3,8 +3,9 @@
     python -m tests.benchmarks.memory sizes=10000,100000
 
 in the project's folder, on Linux. The objects are PNG files of 64x64 pixels, no two alike, and the model is tiny, so
-that there are many of them in a short time. Weighed every second, by proportional set size (shared memory is parted
-among those who share it).
+that there are many of them in a short time. Weighed every second: each process by its resident memory without what it
+shares with others through Ray (its libraries count whole, whoever else has loaded them), all together by their
+proportional set sizes.
 
 Prints a Markdown table; writes it below `output`.
 """
@@ -15,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import pairwise
@@ -94,33 +96,33 @@ def _peaks(root: Path, size: int) -> dict[str, float]:
     with open(root / f"log-{size}", "wb") as log:
         job = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env=os.environ)
         while job.poll() is None:
-            now: dict[str, list[float]] = {}
-            for kind, megabytes in _weighed(job.pid):
-                now.setdefault(kind, []).append(megabytes)
-            for kind, each in now.items():
-                found[kind] = max(found.get(kind, 0), *each)
-            found["all together"] = max(found.get("all together", 0), sum(map(sum, now.values())))
+            family = [("driver", job.pid), *_below(job.pid)]
+            for kind, pid in family:
+                found[kind] = max(found.get(kind, 0), _resident_mb(pid))
+            found["all together"] = max(found.get("all together", 0), sum(pss_kb(pid) for _, pid in family) / 1024)
             time.sleep(1)
     if job.returncode:
         raise RuntimeError((root / f"log-{size}").read_text(errors="replace")[-3000:])
     return {"seconds": time.monotonic() - began} | found
 
 
-def _weighed(driver: int) -> Iterator[tuple[str, float]]:
-    """The kind and MB of the driver and all below it."""
-    yield "driver", pss_kb(driver) / 1024
+def _below(driver: int) -> Iterator[tuple[str, int]]:
+    """The kind and id of all processes that descend from the driver."""
     for pid, _ in descendants(driver):
-        try:
+        with suppress(OSError):
             title = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0].decode(errors="replace")
-        except OSError:
-            continue
-        name = title.rpartition("/")[2]
-        if title.startswith("ray::"):
-            yield ("a worker" if "Worker" in title else "another process of Ray's pool"), pss_kb(pid) / 1024
-        elif name in ("raylet", "gcs_server"):
-            yield name, pss_kb(pid) / 1024
-        else:
-            yield "another process", pss_kb(pid) / 1024
+            name = title.rpartition("/")[2]
+            if title.startswith("ray::"):
+                yield ("a worker" if "MapWorker" in title else "another process of Ray's pool"), pid
+            else:
+                yield (name if name in ("raylet", "gcs_server") else "another process"), pid
+
+
+def _resident_mb(pid: int) -> float:
+    with suppress(OSError):
+        lines = (line.split() for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+        return sum(int(line[1]) for line in lines if line and line[0] in ("RssAnon:", "RssFile:")) / 1024
+    return 0.0  # it has ended meanwhile
 
 
 def _markdown(peaks: dict[int, dict[str, float]]) -> str:
