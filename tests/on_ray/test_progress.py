@@ -10,7 +10,7 @@ from mri_ray.archive.manifest import Shard, Update
 from mri_ray.errors import OutOfTime
 from mri_ray.on_ray import plan, progress
 
-TODO = [Shard(f"{number:032x}", 10 + number, 1000 * (number + 1)) for number in range(4)]
+SHARDS = [Shard(f"{number:032x}", 10 + number, 1000 * (number + 1)) for number in range(4)]
 
 
 def facts(shard: Shard, **more) -> dict:
@@ -20,12 +20,12 @@ def facts(shard: Shard, **more) -> dict:
 def test_the_facts_of_all_shards_together():
     told = []
     each = [
-        facts(TODO[0], quarantined=1, stages_s={"fetch": 0.5, "decode": 1.0}, peak_mb=300),
-        facts(TODO[1], stages_s={"fetch": 0.25}, peak_mb=400),
-        facts(TODO[2], quarantined=2, peak_mb=350),
-        facts(TODO[3]),
+        facts(SHARDS[0], quarantined=1, stages_s={"fetch": 0.5, "decode": 1.0}, peak_mb=300),
+        facts(SHARDS[1], stages_s={"fetch": 0.25}, peak_mb=400),
+        facts(SHARDS[2], quarantined=2, peak_mb=350),
+        facts(SHARDS[3]),
     ]
-    done = progress.followed(iter(each), TODO, what="scored", tell=lambda **values: told.append(values))
+    done = progress.followed(iter(each), SHARDS, what="scored", tell=lambda **values: told.append(values))
     history = done.pop("history")
     assert done == {
         "listed": 46,
@@ -52,7 +52,7 @@ def test_nothing_to_do_is_no_error():
 
 def test_the_last_line_of_the_log_tells_it_all(caplog):
     with caplog.at_level(logging.INFO, logger="mri_ray"):
-        progress.followed((facts(shard, quarantined=1) for shard in TODO), TODO, what="scored")
+        progress.followed((facts(shard, quarantined=1) for shard in SHARDS), SHARDS, what="scored")
     (record,) = caplog.records
     assert record.message.startswith("scored 46 of 46 objects, ")
     assert "0.0 s left, 4 quarantined, 10 kB of 10 kB, " in record.message
@@ -76,7 +76,7 @@ def test_one_line_for_people():
 
 def test_out_of_time_says_what_is_kept():
     with pytest.raises(OutOfTime, match="10 of 46 objects are prepared and kept"):
-        progress.followed((facts(shard) for shard in TODO), TODO, what="prepared", deadline=time.monotonic() - 1)
+        progress.followed((facts(shard) for shard in SHARDS), SHARDS, what="prepared", deadline=time.monotonic() - 1)
 
 
 @pytest.mark.parametrize("shards", [1, 150, 199, 200, 201, 12_345])
@@ -94,14 +94,14 @@ def test_a_history_is_bounded_and_evenly_spread(shards):
 
 
 def test_a_plan_takes_its_time_from_the_last_completed_run():
-    found = Update(3, new=21, known=5, gone=2, shards=tuple(TODO))
+    found = Update(3, new=21, known=5, gone=2, shards=tuple(SHARDS))
     last = {"this_run": {"listed": 500}, "timings_s": {"scoring": 50.0}}
-    made = plan.plan(found, TODO[:1], TODO[:2], last, "scoring")
+    made = plan.plan(found, SHARDS[:1], SHARDS[:2], last, "scoring")
     assert (made["listed"], made["again"], made["objects"], made["bytes"]) == (26, 10, 21, 3000)
     assert (made["shards"], made["shards_there"]) == (2, 3)
     assert (made["objects_per_s"], made["eta_s"]) == (10.0, 2.1)
     assert "about 2.1 s, at the 10.0 objects/s that the last completed run has shown on 500" in plan.text(made)
     for nothing in (None, {"this_run": {"listed": 0}, "timings_s": {"scoring": 1.0}}, {"counts": {}}):
-        made = plan.plan(found, (), TODO[:2], nothing, "scoring")
+        made = plan.plan(found, (), SHARDS[:2], nothing, "scoring")
         assert made["eta_s"] is None
         assert "no measured rate yet" in plan.text(made)
