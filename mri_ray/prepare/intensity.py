@@ -17,12 +17,14 @@ _BLANK_AREA = 0.001
 
 
 def to_uint8(pixels: np.ndarray, bits: int, config: PrepareConfig) -> tuple[np.ndarray, frozenset[Flag]]:
-    """Intensities float (H, W) -> uint8 (H, W) and flags.
+    """Intensities of any type (H, W) -> uint8 (H, W) and flags.
 
     8 bits stay as they are. Anything else is windowed by percentiles. A window narrower than `config.window_floor`
     times the noise is widened: a slice without signal stays dark and is flagged LOW_CONTRAST.
     NaN counts as the darkest number there is, infinities as the darkest and the brightest.
     """
+    if pixels.dtype == np.uint8 and bits == 8:
+        return pixels, frozenset()
     lowest, highest = float(pixels.min()), float(pixels.max())
     if not (lowest >= -_HUGE and highest <= _HUGE):  # so written, NaN is found too
         pixels = _finite(pixels)
