@@ -1,6 +1,7 @@
 """A trained network -> one that gives the same answers with less work, and nearer ones in bf16."""
 
 import copy
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +13,20 @@ def quickened(net: nn.Module) -> nn.Module:
 
     net: in evaluation mode. What stands in no `nn.Sequential` (ResNet's blocks) is left as it is.
     """
+    return _within(net, lambda layers: _pooled_first(_folded(layers)))
+
+
+def folded(net: nn.Module) -> nn.Module:
+    """Fold batch norms only, for compilers that know all else by themselves."""
+    return _within(net, _folded)
+
+
+def _within(net: nn.Module, change: Callable[[list[nn.Module]], list[nn.Module]]) -> nn.Module:
     for name, child in net.named_children():
-        setattr(net, name, quickened(child))
+        setattr(net, name, _within(child, change))
     if type(net).forward is not nn.Sequential.forward:
         return net
-    return nn.Sequential(*_pooled_first(_folded(list(net.children()))))
+    return nn.Sequential(*change(list(net.children())))
 
 
 def _folded(layers: list[nn.Module]) -> list[nn.Module]:
@@ -26,7 +36,7 @@ def _folded(layers: list[nn.Module]) -> list[nn.Module]:
             # In float64: in float32 the sums round twice, which deep networks magnify.
             found[-1] = fuse_conv_bn_eval(found[-1].double(), layer.double()).float()
             if found[-1].in_channels == 1:
-                found[-1] = _OfPixels(found[-1])
+                found[-1] = OfPixels(found[-1])
         else:
             found.append(layer)
     return found
@@ -58,12 +68,15 @@ class _Halved(nn.Module):
         return torch.maximum(rows[..., 0, :], rows[..., 1, :]).permute(0, 3, 1, 2)
 
 
-class _OfPixels(nn.Module):
+class OfPixels(nn.Module):
     """A first convolution that bf16 does not blur: its rounding is half of the network's and more (measured).
 
     Pixels in [0, 1] are whole numbers of 1/255, which bf16 holds exactly, and each weight is the sum of two bf16
-    numbers, as two equal channels: a kernel of nine products has room for them.
+    numbers, as two equal channels: a kernel of nine products has room for them. whole: it is given whole numbers, up to
+    255, always.
     """
+
+    whole = False
 
     def __init__(self, plain: nn.Conv2d) -> None:
         super().__init__()
@@ -75,6 +88,8 @@ class _OfPixels(nn.Module):
         self.halves.bias = plain.bias
 
     def forward(self, images: Tensor) -> Tensor:
+        if self.whole:
+            return self.halves(torch.cat((images, images), dim=1))
         where = images.device.type
         if not torch.is_autocast_enabled(where) or torch.get_autocast_dtype(where) is not torch.bfloat16:
             return self.plain(images)
