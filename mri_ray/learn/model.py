@@ -30,14 +30,14 @@ def build(config: ModelConfig, *, seed: int = 0) -> nn.Module:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return _Cnn(config) if config.name == "cnn" else _Backbone(config)
+        return Cnn(config) if config.name == "cnn" else _Backbone(config)
 
 
 def count_parameters(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-class _Cnn(nn.Module):
+class Cnn(nn.Module):
     """Blocks of 3x3 convolution, batch norm, ReLU and max pooling; global pooling; dense layers."""
 
     def __init__(self, config: ModelConfig) -> None:

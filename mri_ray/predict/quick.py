@@ -2,10 +2,13 @@
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from mri_ray.learn.model import Cnn
 
 
 def quickened(net: nn.Module) -> nn.Module:
@@ -13,12 +16,19 @@ def quickened(net: nn.Module) -> nn.Module:
 
     net: in evaluation mode. What stands in no `nn.Sequential` (ResNet's blocks) is left as it is.
     """
-    return _within(net, lambda layers: _pooled_first(_folded(layers)))
+    return _exact_first(_within(net, lambda layers: _pooled_first(_folded(layers))))
 
 
 def folded(net: nn.Module) -> nn.Module:
     """Fold batch norms only, for compilers that know all else by themselves."""
-    return _within(net, _folded)
+    return _exact_first(_within(net, _folded))
+
+
+def _exact_first(net: nn.Module) -> nn.Module:
+    if isinstance(net, Cnn):  # the others standardise pixels first
+        block: Any = net.features[0]
+        block[0] = OfPixels(block[0])
+    return net
 
 
 def _within(net: nn.Module, change: Callable[[list[nn.Module]], list[nn.Module]]) -> nn.Module:
@@ -35,8 +45,6 @@ def _folded(layers: list[nn.Module]) -> list[nn.Module]:
         if isinstance(layer, nn.BatchNorm2d) and found and isinstance(found[-1], nn.Conv2d):
             # In float64: in float32 the sums round twice, which deep networks magnify.
             found[-1] = fuse_conv_bn_eval(found[-1].double(), layer.double()).float()
-            if found[-1].in_channels == 1:
-                found[-1] = OfPixels(found[-1])
         else:
             found.append(layer)
     return found
