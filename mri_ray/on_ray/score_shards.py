@@ -108,7 +108,9 @@ def score_all(
     total = sum(shard.objects for shard in todo)
     there = len(manifest.shards()) - len(todo)
     log.info("scoring %s shards with %s objects; %s shards are there already", len(todo), f"{total:,}", there)
-    task = replace(task, slices=total // max(1, settings.workers or cluster.cpus()))
+    # Of all there is, done or not: a rerun must compute in the same way as the run that it goes on from.
+    objects = sum(shard.objects for shard in manifest.shards())
+    task = replace(task, slices=objects // max(1, settings.workers or cluster.cpus()))
     running = _scoring(task, todo, settings)
     return progress.followed(running, todo, what="scored", tell=tell, deadline=deadline) | {"shards_there": there}
 

@@ -56,6 +56,8 @@ class Predictor:
             torch.set_num_threads(threads)
         self.bundle = bundle
         self.device = device or choose_device()
+        if self.device.type == "cuda":
+            torch.backends.cudnn.allow_tf32 = False  # fp32 is what other ways are held against
         self.precision, self._proof = choose(bundle, precision, self.device)
         self._micro_batch = micro_batch or MICRO_BATCH[self.device.type]
         compiled, proof = choose_vino(bundle, engine, self.precision, self.device, slices)

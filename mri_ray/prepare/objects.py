@@ -168,7 +168,7 @@ def pixel_digest(item: Slice) -> str:
     height, width = item.pixels.shape
     values = _narrowed(np.ascontiguousarray(item.pixels))
     state = sha256(f"{height}x{width} {'deep' if item.bits > 8 else '8'} {values.dtype.name} ".encode())
-    state.update(values)
+    state.update(values.data)
     return state.hexdigest()[:32]
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 _CHUNK = 32  # paths
 _BATCH = 64
 _THREADS = 16  # of one process, for objects on S3
-_KEPT = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**30), "OMP_NUM_THREADS": "1"}
+KEPT = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**30), "OMP_NUM_THREADS": "1"}
 
 
 def score(archive: str, bundle: str, output: str, paths: list[str], taken, number: int) -> None:
@@ -32,7 +32,8 @@ def score(archive: str, bundle: str, output: str, paths: list[str], taken, numbe
     from mri_ray.predict.predictor import Predictor
 
     cv2.setNumThreads(1)
-    predictor = Predictor(load(Location.of(bundle)), threads=1)
+    each = len(paths) // (os.cpu_count() or 1)
+    predictor = Predictor(load(Location.of(bundle)), threads=1, engine="auto", slices=each)
     to_pixels = prepared(predictor.bundle.prepare)
     names: list[str] = []
     answers: list[np.ndarray] = [np.empty(0, np.float32)]  # another process may have been quicker
@@ -118,7 +119,7 @@ def _s3():
 
 def main(archive: str, bundle: str, output: str) -> None:
     Path(output).mkdir(parents=True)
-    os.environ.update(_KEPT)  # read by the C library of the processes started from here
+    os.environ.update(KEPT)  # read by the C library of the processes started from here
     spawn = multiprocessing.get_context("spawn")
     paths, taken = listed(archive), spawn.Value("q", 0)
     workers = [

@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+import textwrap
 from dataclasses import replace
 
 import numpy as np
@@ -5,8 +9,9 @@ import pytest
 import torch
 from torch import nn
 
+from mri_ray.archive.storage import Location
 from mri_ray.errors import BundleError, ConfigError, RunError
-from mri_ray.learn.bundle import Bundle, module
+from mri_ray.learn.bundle import Bundle, module, save
 from mri_ray.learn.device import Precision, choose_precision
 from mri_ray.learn.model import build
 from mri_ray.learn.settings import NAMES, ModelConfig
@@ -281,6 +286,26 @@ class TestVino:
         for size in (1, 5, 8, 21):
             parts = [predictor.predict(images[i : i + size]).probability for i in range(0, 21, size)]
             np.testing.assert_array_equal(np.concatenate(parts), found.probability)
+
+    def test_it_calls_nobody(self, tmp_path):
+        """Its package reports each use over the network unless it is told not to."""
+        save(a_bundle(), Location.of(str(tmp_path / "bundle")))
+        code = f"""
+            import socket, sys, time
+            sys.addaudithook(lambda event, args: event.startswith("socket.") and print(event, args))
+            from mri_ray.archive.storage import Location
+            from mri_ray.learn.bundle import load
+            from mri_ray.predict.vino import Compiled
+            Compiled(load(Location.of({str(tmp_path / "bundle")!r})), batch=1, threads=1)
+            time.sleep(1)
+            """
+        home = os.environ | {"HOME": str(tmp_path)}
+        done = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(code)], env=home, capture_output=True, text=True, check=True
+        )
+        assert "socket.connect" not in done.stdout
+        assert "socket.getaddrinfo" not in done.stdout
+        assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
     @pytest.mark.parametrize("name", NAMES[1:])
     def test_backbones(self, name):
