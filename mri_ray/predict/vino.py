@@ -34,7 +34,8 @@ class Compiled:
             warnings.simplefilter("ignore")  # tracing warns of checks of shapes, which are fixed here
             model = openvino.convert_model(_OfBytes(module(bundle)), example_input=torch.from_numpy(self._batch))
         model.reshape(self._batch.shape)
-        told: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "bf16", "NUM_STREAMS": 1}
+        # Pinned, the threads of all processes would share the first core.
+        told: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "bf16", "NUM_STREAMS": 1, "ENABLE_CPU_PINNING": False}
         if threads is not None:
             told["INFERENCE_NUM_THREADS"] = threads
         self._request = openvino.Core().compile_model(model, "CPU", told).create_infer_request()
