@@ -48,9 +48,9 @@ def _proven(bundle: Bundle, images: np.ndarray, plain: np.ndarray, device: torch
         images, plain = images[:_EMULATED_SLICES], plain[:_EMULATED_SLICES]
     unproven = Predictor(replace(bundle, proofs={}), precision=precision.value, device=device)
     fast = unproven.predict(images).logit
-    allowed = margin((fast - plain) / bundle.temperature)
-    again = doubtful(fast / bundle.temperature, bundle, allowed)
-    answers = [probability(logit, bundle.temperature) for logit in (np.where(again, plain, fast), plain)]
+    allowed = margin(fast - plain)
+    again = doubtful(fast, bundle, allowed)
+    answers = [probability(logit, bundle) for logit in (np.where(again, plain, fast), plain)]
     decisions = [decide(values, threshold=bundle.threshold, refer=bundle.refer) for values in answers]
     away = np.abs(answers[0].astype(np.float64) - answers[1])
     return Proof(
