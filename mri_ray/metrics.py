@@ -170,9 +170,10 @@ def evaluate(
     """All figures of one set of rows as plain JSON values.
 
     logits: calibrated: loss, Brier, ECE and decisions are of the probability sigmoid(logit), and a row is positive from
-    the threshold on, one for all or (N,). `<rate>_interval` is Wilson's, which takes rows as independent. groups: whose each row is; with
-    them `<figure>_bootstrap` is the interval over groups (`resample`), None where they are too few. prevalences:
-    for which predictive values are given. Where a figure is None, `undefined` says why. Raises ValueError without rows.
+    the threshold on, one for all or (N,). `<rate>_interval` is Wilson's, which takes rows as independent. groups: whose
+    each row is; with them `<figure>_bootstrap` is the interval over groups (`resample`), None where they are too few.
+    prevalences: for which predictive values are given. Where a figure is None, `undefined` says why. Raises ValueError
+    without rows.
     """
     truth, values = _pair(labels, logits)
     probabilities = sigmoid(values)

@@ -37,8 +37,8 @@ def intervals(
     """95 % intervals of the figures of `metrics.evaluate`, by name; those that most draws leave undefined are missing.
 
     labels: 0 and 1, (N,). logits: calibrated, finite, (N,). groups: whose row it is, any integers, (N,). threshold: of
-    the probability, one or (N,). Of predictive values the name is ("ppv" or "npv", prevalence) with a blank between them. Empty with
-    fewer than LEAST_GROUPS groups.
+    the probability, one or (N,). Of predictive values the name is ("ppv" or "npv", prevalence) with a blank between
+    them. Empty with fewer than LEAST_GROUPS groups.
     """
     numbers = np.unique(groups, return_inverse=True)[1]
     count = int(numbers.max(initial=-1)) + 1
@@ -147,7 +147,7 @@ def bins_of(probabilities: np.ndarray, bins: int = BINS) -> np.ndarray:
 def predictive(
     sensitivity: np.ndarray | float, specificity: np.ndarray | float, prevalence: float
 ) -> tuple[np.ndarray | float, np.ndarray | float]:
-    """Positive and negative predictive value by Bayes' rule, where so many have a tumor; NaN where none is called so."""
+    """Positive and negative predictive value by Bayes' rule, where so many have a tumor; NaN where none is called."""
     hits, alarms = sensitivity * prevalence, (1 - specificity) * (1 - prevalence)
     clear, missed = specificity * (1 - prevalence), (1 - sensitivity) * prevalence
     return np.divide(hits, hits + alarms), np.divide(clear, clear + missed)

@@ -122,9 +122,9 @@ def labels_from_file(
     """Read a CSV or Parquet file of labels; one row a path, study, series or instance, in the file's order.
 
     Columns: path (below the archive's root; in a pack `pack.zip!/path/in/pack`) or, without it, the first there is of
-    sop_uid, series_uid and study_uid; label (a class, a word of `classes`, or 0/1); and optionally patient_id and
-    study_date, and lesion_px (or mask_pixels). Others are ignored. key_of: (level, UID) -> the key that results have in place of the UID. quote:
-    whether a message may repeat a label that has no class; one in a file of UIDs never does.
+    sop_uid, series_uid and study_uid; label (a class, a word of `classes`, or 0/1); and optionally patient_id,
+    study_date, and lesion_px (or mask_pixels). Others are ignored. key_of: (level, UID) -> the key that results have in
+    place of the UID. quote: whether a message may repeat a label that has no class; one in a file of UIDs never does.
     Raises LabelError naming file, data row (from 1, without the header) and rule, but never a UID or a patient.
     """
     words = {**{str(code): code for code in range(len(CLASSES))}, **{name: CLASSES.index(name) for name in CLASSES}}

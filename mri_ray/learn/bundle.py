@@ -326,40 +326,54 @@ def _check_weights(bundle: Bundle) -> None:
         raise BundleError(f"weights: must be finite, got NaN or infinity in {', '.join(bad[:5])}")
 
 
-def _card(bundle: Bundle) -> str:
+def answers(bundle: Bundle) -> list[str]:
+    """Sentences on how a bundle comes to its answer."""
     normal, tumor = bundle.labels
+    size, parameters = bundle.prepare.size, count_parameters(build(bundle.model))
     band = (
         "No band of probabilities is referred."
         if bundle.refer is None
         else f"Probabilities from {bundle.refer[0]:g} to below {bundle.refer[1]:g} are referred to a reader undecided."
     )
+    bent = "" if bundle.knots is None else f", after a rising map with {len(bundle.knots)} corners"
+    return [
+        f"Network `{bundle.model.name}`, {parameters:,} parameters, on {size} x {size} grey pixels.",
+        f"logit = z({tumor}) - z({normal}); probability = sigmoid(logit / {bundle.temperature:g}){bent}.",
+        f"Positive from {bundle.threshold:g} on. {band}",
+    ]
+
+
+def intended_use(bundle: Bundle) -> str:
+    return f"""The model gives one slice of an MR study of the head the probability that it shows `{bundle.labels[1]}`.
+It is meant for research, for searching archives and for ordering worklists. It is not a medical device: no diagnosis
+and no decision about treatment without review of the images by a qualified reader. It says nothing about other body
+parts, other modalities, or scanners, sequences and patients unlike those it was trained on."""
+
+
+def _card(bundle: Bundle) -> str:
+    normal, tumor = bundle.labels
+    how = "\n".join(f"* {sentence}" for sentence in answers(bundle))
     return f"""# Model card: slices of brain MRI, {normal} or {tumor}
 
 Bundle `{bundle.digest}`.
 
 ## Intended use
 
-The model gives one slice of an MR study of the head the probability that it shows `{tumor}`. It is meant for research,
-for searching archives and for ordering worklists. It is not a medical device: no diagnosis and no decision about
-treatment without review of the images by a qualified reader. It says nothing about other body parts, other modalities,
-or scanners, sequences and patients unlike those it was trained on.
+{intended_use(bundle)}
 
 ## How it answers
 
-* Network `{bundle.model.name}`, {count_parameters(build(bundle.model)):,} parameters, on {bundle.prepare.size} x \
-{bundle.prepare.size} grey pixels.
-* logit = z({tumor}) - z({normal}); probability = sigmoid(logit / {bundle.temperature:g}).
-* Positive from {bundle.threshold:g} on. {band}
+{how}
 
 ## Training data
 
-{_table(bundle.training)}
+{table(bundle.training)}
 
 ## Figures
 
 They hold for data like the above only. Where one is given, the interval in brackets is that of 95 % confidence.
 
-{_table(bundle.metrics)}
+{table(bundle.metrics)}
 
 {_proofs(bundle)}## How to score with it
 
@@ -372,7 +386,7 @@ were changed after training.
 
 ## Versions
 
-{_table(bundle.versions)}
+{table(bundle.versions)}
 """
 
 
@@ -384,12 +398,12 @@ def _proofs(bundle: Bundle) -> str:
 How far their answers are from those of plain fp32, on slices of validation. `auto` takes a way only where no answer is
 off by more than 0.01 and no decision is another one.
 
-{_table(bundle.proofs)}
+{table(bundle.proofs)}
 
 """
 
 
-def _table(facts: Mapping[str, Any]) -> str:
+def table(facts: Mapping[str, Any]) -> str:
     rows = [f"| {name} | {value} |" for name, value in _rows(facts)]
     return "\n".join(["| what | value |", "|---|---|", *rows]) if rows else "None were recorded."
 

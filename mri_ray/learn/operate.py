@@ -121,7 +121,7 @@ def _facts(config: CalibrationConfig, bound: str | None, what: str) -> dict[str,
 
 
 def _least_count(n: int, config: CalibrationConfig) -> tuple[int, str]:
-    """How many of n must be found for the target, and by which bound: the estimate where n is too small for Wilson's."""
+    """How many of n must be found for the target, and by which bound: the estimate where n is too small."""
     if config.bound == "lower":
         enough = next(
             (k for k in range(math.ceil(config.at_least * n), n + 1) if _lower(k, n) >= config.at_least), None

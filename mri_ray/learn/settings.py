@@ -111,7 +111,7 @@ class CalibrationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
-    """How figures are given. rounds: of the bootstrap over groups. prevalences: of the predictive values that are told."""
+    """How figures are given. rounds: of the bootstrap over groups. prevalences: for which predictive values stand."""
 
     rounds: int = 1000
     prevalences: tuple[float, ...] = (0.01, 0.1, 0.3)
