@@ -14,7 +14,8 @@ from numpy.typing import ArrayLike
 from mri_ray import resample
 
 _Z95 = 1.959964  # the normal quantile of a two-sided 95 % interval
-RESAMPLED = ("accuracy", "loss", "auroc", "auprc", "brier", "ece", "sensitivity", "specificity")  # get `_bootstrap`
+# What gets a `_bootstrap`. accuracy_at_half is that of a threshold of 0.5, which others report.
+RESAMPLED = ("accuracy", "accuracy_at_half", "loss", "auroc", "auprc", "brier", "ece", "sensitivity", "specificity")
 
 
 def wilson(successes: int, n: int, z: float = _Z95) -> tuple[float, float]:
@@ -177,12 +178,14 @@ def evaluate(
     """
     truth, values = _pair(labels, logits)
     probabilities = sigmoid(values)
-    counts = Counts.of(truth, probabilities >= threshold)
+    counts, half = Counts.of(truth, probabilities >= threshold), Counts.of(truth, values >= 0)
     found = {
         "n": counts.n,
         "positives": counts.tp + counts.fn,
         "accuracy": counts.accuracy,
         "accuracy_interval": _interval(counts.tp + counts.tn, counts.n),
+        "accuracy_at_half": half.accuracy,
+        "accuracy_at_half_interval": _interval(half.tp + half.tn, half.n),
         "loss": log_loss(truth, values),
         "auroc": auroc(truth, values),
         "auprc": auprc(truth, values),

@@ -86,6 +86,7 @@ class _Sums:
             "positives": truth,
             "tp": truth & said,
             "tn": ~truth & ~said,
+            "right_at_half": truth == (logits >= 0),
             "loss": np.logaddexp(0.0, np.where(truth, -logits, logits)),
             "brier": (probability - truth) ** 2,
         }
@@ -101,6 +102,7 @@ class _Sums:
             sensitivity, specificity = total["tp"] / positives, total["tn"] / (n - positives)
             found = {
                 "accuracy": (total["tp"] + total["tn"]) / n,
+                "accuracy_at_half": total["right_at_half"] / n,
                 "sensitivity": sensitivity,
                 "specificity": specificity,
                 "loss": total["loss"] / n,

@@ -83,7 +83,7 @@ def test_too_few_groups_and_one_class_give_no_interval() -> None:
     assert resample.intervals(labels, logits, owner, threshold=0.5) == {}
     labels, logits, owner = rows()
     found = resample.intervals(np.ones_like(labels), logits, owner, threshold=0.5, prevalences=(0.1,), rounds=50)
-    assert set(found) == {"accuracy", "sensitivity", "loss", "brier", "ece"}
+    assert set(found) == {"accuracy", "accuracy_at_half", "sensitivity", "loss", "brier", "ece"}
 
 
 def test_evaluate_with_groups_adds_intervals_counts_and_reasons() -> None:

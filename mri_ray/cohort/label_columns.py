@@ -16,7 +16,7 @@ from mri_ray.cohort.columns import whole
 from mri_ray.errors import LabelError
 
 KEYS = ("path", "sop_uid", "series_uid", "study_uid")  # what a label may be of: a file goes by the first that it has
-LESION = ("lesion_px", "mask_pixels")  # how large the lesion on a slice is: by either name
+LESION = ("lesion_px", "lesion_pixels", "mask_pixels")  # how large the lesion on a slice is: by any of these names
 OPTIONAL = ("patient_id", "study_date", *LESION)
 
 

@@ -13,6 +13,7 @@ Cell = tuple[str, list[str]]  # a value, and its intervals
 # The figures of a side: name by key of `metrics.evaluate`, and how each is shown.
 FIGURES: dict[str, tuple[str, Show]] = {
     "accuracy": ("Accuracy", percent),
+    "accuracy_at_half": ("Accuracy at 0.5", percent),
     "auroc": ("AUROC", number),
     "auprc": ("AUPRC", number),
     "sensitivity": ("Sensitivity", percent),
@@ -95,23 +96,32 @@ def lesions(found: Subgroups) -> Iterator[tuple[str, list[Cell]]]:
         yield row["name"], [*counts, cell(row, "sensitivity")]
 
 
-def beside(held_out: list[dict[str, Any]]) -> Iterator[tuple[str, list[tuple[str, str, list[Cell]]]]]:
-    """Kind, and of each training of it: name, side, then slices, groups, accuracy, loss, AUROC, sensitivity."""
-    for kind in held_out:
+_BESIDE = ("accuracy_at_half", "loss", "auroc", "sensitivity", "ece")
+
+
+def beside(facts: TrainingFacts) -> Iterator[tuple[str, list[tuple[str, str, list[Cell]]]]]:
+    """Kind, and of each training of it: name, side, then slices, groups and figures; last the delivered one's."""
+    for kind in facts.held_out:
         rows = []
         for part in kind["parts"]:
             sides = {side: part[side] for side in ("validation", "test") if part.get(side)}
             rows += [(part["name"], side, _told(found)) for side, found in sides.items()]
             if part["fault"]:
-                rows.append((part["name"], "", [(f"not trained: {part['fault']}", [])]))
+                why: Cell = (f"not trained: {part['fault']}", [])
+                rows.append((part["name"], "", [why, *[("", [])] * (1 + len(_BESIDE))]))
         if kind["pooled"]:
             rows.append(("all together, each by the network that had not seen it", "test", _told(kind["pooled"])))
-        yield kind["kind"], rows
+        delivered = f"this bundle, split by {facts.split_by}"
+        shown = {side for _, side, _ in rows} & facts.metrics.keys()
+        yield (
+            kind["kind"],
+            rows + [(delivered, side, _told(facts.metrics[side])) for side in sorted(shown, reverse=True)],
+        )
 
 
 def _told(found: Mapping[str, Any]) -> list[Cell]:
     counts: list[Cell] = [(count(found[key]), []) for key in ("n", "groups")]
-    return counts + [cell(found, key) for key in ("accuracy", "loss", "auroc", "sensitivity", "ece")]
+    return counts + [cell(found, key) for key in _BESIDE]
 
 
 def operating(facts: TrainingFacts) -> Iterator[str]:

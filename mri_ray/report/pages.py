@@ -42,7 +42,7 @@ def training_page(facts: TrainingFacts) -> str:
     values |= {
         "tiles": [(FIGURES[key][0], *cell(facts.metrics[side], key)) for key in TILES] if side else [],
         "operating": list(operating(facts)),
-        "beside": list(beside(facts.held_out)),
+        "beside": list(beside(facts)),
         "reliability": drawn(plots.reliability(_bins(facts, side), side)) if side else None,
         "curves": [drawn(svg) for svg in plots.learning_curves(facts.history, facts.best_epoch)],
         "lone_pictures": rows == groups,
