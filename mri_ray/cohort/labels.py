@@ -198,15 +198,17 @@ def bring(keys: pa.Array | Sequence[str], labels: pa.Table, rows: pa.Table | Non
         study_date=whole(labels["study_date"]).take(place).to_pylist(),
         unlabelled=place.null_count,
         labels_without_file=int((covered == 0).sum()),
-        lesion_px=_lesions(labels, place),
+        lesion_px=_lesions(labels, place, covered),
         weak=int(np.isin(place.fill_null(-1).to_numpy(), np.flatnonzero(shared)).sum()),
     )
 
 
-def _lesions(labels: pa.Table, place: pa.Array) -> np.ndarray:
+def _lesions(labels: pa.Table, place: pa.Array, covered: np.ndarray) -> np.ndarray:
+    """Of each row; not known where a label is that of several rows. covered: rows of each label."""
     if "lesion_px" not in labels.column_names:
         return np.full(len(place), np.nan)
-    return floats(whole(labels["lesion_px"]).take(place))
+    sizes = floats(labels["lesion_px"])
+    return np.append(np.where(covered > 1, np.nan, sizes), np.nan)[place.fill_null(-1).to_numpy()]
 
 
 def _numbers(column: pa.Array, name: str, where: str) -> pa.Array:
