@@ -24,11 +24,11 @@ class Division:
 
 
 def divisions(cohort: Cohort, config: SplitConfig, *, naive: bool, seed: int) -> list[Division]:
-    """Those that the settings ask for, by kind. A source alone in its archive gives none."""
+    """Those that the settings ask for, by kind. A single source gives none, nor a split that is naive itself."""
     found = [*_folds(cohort, config)] if config.folds else []
     if config.by_source and len(cohort.sources) > 1:
         found += _sources(cohort, config)
-    if naive:
+    if naive and config.by != "image":
         found.append(_naive(cohort, config, seed))
     return found
 

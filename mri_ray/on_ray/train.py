@@ -24,7 +24,7 @@ from mri_ray.errors import ConfigError, MriRayError, SplitError, TrainingFailed
 from mri_ray.learn import bundle as bundles
 from mri_ray.learn.bundle import Bundle
 from mri_ray.learn.model import build, count_parameters
-from mri_ray.learn.operate import Point, operate, settled
+from mri_ray.learn.operate import settled
 from mri_ray.learn.plan import Rows
 from mri_ray.on_ray import cluster, ingest, progress, score_shards, train_worker, validate
 from mri_ray.on_ray.beside import trained_beside
@@ -33,10 +33,10 @@ from mri_ray.on_ray.settings import TrainRun
 from mri_ray.on_ray.stream import Prepared
 from mri_ray.on_ray.studies import with_keys
 from mri_ray.on_ray.work import ONE_CPU, own_error
-from mri_ray.predict import levels, snapshot
+from mri_ray.predict import snapshot
+from mri_ray.predict.levels import study_point
 from mri_ray.predict.predictor import probability
 from mri_ray.predict.prove import SLICES, prove
-from mri_ray.predict.studies import StudyRule, of_slices
 from mri_ray.prepare.objects import states
 from mri_ray.records import State
 from mri_ray.report import answers, card, examples, pages
@@ -44,12 +44,11 @@ from mri_ray.report.facts import TrainingFacts
 from mri_ray.report.record import Record, judge, versions
 
 Weights = dict[str, torch.Tensor]
-# Settings that change no fit.
+# Settings that change no fit; what the split does to it, the cohort's digest tells.
 _INDECISIVE = (
     *("output", "cache", "storage", "ray", "shards", "max_quarantined_fraction", "max_runtime_s"),
-    *("calibration", "evaluation"),
+    *("split", "calibration", "evaluation"),
 )
-_LEAST_STUDIES = 10  # of each class in validation, for a threshold of their own
 
 log = logging.getLogger(__name__)
 
@@ -130,6 +129,7 @@ class _Training(LabelledJob):
             seed=settings.seed,
             quote=self.quote,
         )
+        cohort = replace(cohort, sources=self.named(cohort.sources))
         for side, counts in cohort.counts().items():
             log.info("%s: %s", side, ", ".join(f"{number:,} {name}" for name, number in counts.items()))
         for warning in cohort.warnings():
@@ -203,7 +203,7 @@ class _Training(LabelledJob):
             "split": asdict(settings.split) | {"seed": settings.seed},
             "counts": cohort.counts(),
             "leakage": asdict(cohort.leakage),
-            "sources": self.named(cohort.sources),
+            "sources": cohort.sources,
         }
         return Bundle(
             model=replace(settings.model, pretrained=None),
@@ -215,8 +215,14 @@ class _Training(LabelledJob):
 
     def _settled(self, bundle: Bundle, cohort: Cohort) -> Bundle:
         """With calibration and operating points by the validation side."""
+        settings = self.settings
         bundle, logits, warnings = self._by_validation(bundle, cohort)
-        point = self._study_point(bundle, cohort, logits)
+        mine = np.flatnonzero(cohort.side == VALIDATION)
+        rows = cohort.index.take(pa.array(mine))
+        rows = with_keys(rows, self.assigned(rows, self.labels_of(rows)))
+        point = study_point(
+            rows, cohort.label[mine], probability(logits, bundle), settings.calibration, settings.evaluation
+        )
         for warning in (*warnings, *(point.warnings if point else ())):
             self.warn(warning)
         return replace(
@@ -232,22 +238,6 @@ class _Training(LabelledJob):
         label, group = cohort.label[mine], cohort.group[mine]
         made, warnings = settled(bundle, label, logits, group, settings.calibration, settings.evaluation)
         return made, logits, warnings
-
-    def _study_point(self, bundle: Bundle, cohort: Cohort, logits: np.ndarray) -> Point | None:
-        """Of studies, where validation has enough of both classes; else theirs is that of slices.
-
-        logits: of validation's slices.
-        """
-        mine = np.flatnonzero(cohort.side == VALIDATION)
-        rows = cohort.index.take(pa.array(mine))
-        rows = with_keys(rows, self.assigned(rows, self.labels_of(rows)))
-        found = of_slices(rows, probability(logits, bundle), rule=StudyRule())
-        labels = levels.level_labels(rows["study_key"], cohort.label[mine])
-        truth, values, group, _ = levels.labelled(found, "study_key", labels)
-        if np.bincount(truth, minlength=2).min() < _LEAST_STUDIES:
-            return None
-        settings = self.settings
-        return operate(truth, values, group, settings.calibration, settings.evaluation, what="studies")
 
     def _made(self, cohort: Cohort) -> Bundle:
         """A training beside the one that is delivered, calibrated by its own validation side."""
@@ -300,7 +290,7 @@ class _Training(LabelledJob):
             label=known(cohort.label, -1),
             side=np.array([*SIDES, ""])[known(cohort.side, len(SIDES))],
             group=known(cohort.group, -1),
-            source=np.array([*self.named(cohort.sources), ""])[known(cohort.source, -1)],
+            source=np.array([*cohort.sources, ""])[known(cohort.source, -1)],
             lesion_px=known(cohort.lesion_px, np.nan),
         )
         shown = "test" if np.any(cohort.side == TEST) else "validation"

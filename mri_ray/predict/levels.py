@@ -8,8 +8,11 @@ import pyarrow.compute as pc
 
 from mri_ray import metrics
 from mri_ray.cohort.columns import codes, floats, groups, whole
-from mri_ray.learn.settings import EvaluationConfig
+from mri_ray.learn.operate import Point, operate
+from mri_ray.learn.settings import CalibrationConfig, EvaluationConfig
+from mri_ray.predict.studies import StudyRule, of_slices
 
+LEAST_STUDIES = 10  # of each class, for a threshold of their own
 _CLIP = 1e-7  # of a probability before it becomes a logit
 _OF_ONE_CLASS = (  # of the figures of `metrics.evaluate`
     *("n", "positives", "confusion", "groups", "positive_groups", "rounds", "at_prevalence", "undefined"),
@@ -79,3 +82,21 @@ def level_figures(
     if not estimable:
         found = {name: value if name in _OF_ONE_CLASS else None for name, value in found.items()}
     return {**found, "estimable": estimable, "unanswered": unanswered}
+
+
+def study_point(
+    rows: pa.Table,
+    label: np.ndarray,
+    probability: np.ndarray,
+    calibration: CalibrationConfig,
+    evaluation: EvaluationConfig,
+) -> Point | None:
+    """Where studies are decided, by slices of validation; None (as slices are) where it has too few of either class.
+
+    rows: as of `studies.of_slices`; label 0 and 1, probability: of each.
+    """
+    found = of_slices(rows, probability, rule=StudyRule())
+    truth, logits, group, _ = labelled(found, "study_key", level_labels(rows["study_key"], label))
+    if np.bincount(truth, minlength=2).min() < LEAST_STUDIES:
+        return None
+    return operate(truth, logits, group, calibration, evaluation, what="studies")
