@@ -158,6 +158,18 @@ def reliability(labels: ArrayLike, probabilities: ArrayLike, bins: int = resampl
     ]
 
 
+def uncalibrated(labels: ArrayLike, logits: ArrayLike) -> dict[str, float]:
+    """What logits as the network gives them are worth as probabilities, at 0.5: the terms that most report in."""
+    truth, values = _pair(labels, logits)
+    probabilities = sigmoid(values)
+    return {
+        "accuracy": float(((values > 0) == (truth == 1)).mean()),
+        "loss": log_loss(truth, values),
+        "brier": brier(truth, probabilities),
+        "ece": expected_calibration_error(truth, probabilities),
+    }
+
+
 def evaluate(
     labels: ArrayLike,
     logits: ArrayLike,

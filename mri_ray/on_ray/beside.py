@@ -24,11 +24,12 @@ Answered = Callable[[Bundle, Cohort, int], np.ndarray]  # logits of the rows of 
 def trained_beside(
     divisions: Sequence[Division], make: Made, answer: Answered, evaluation: EvaluationConfig
 ) -> list[dict[str, Any]]:
-    """By kind: {kind, parts, pooled}; a part is {name, counts, leakage, fault, test, threshold} and the naive one's
-    validation too; its figures those of `metrics.evaluate` on its test side, or None with a fault.
+    """By kind: {kind, parts, pooled}; a part is {name, counts, leakage, fault, threshold, test}, the naive one's also
+    {validation}.
 
-    pooled: figures of all test rows together, each by the network that had not seen it, at that one's threshold; None
-    where fewer than two parts have any.
+    test, validation, pooled: what `metrics.evaluate` gives, and what it is `uncalibrated`; None with a fault. pooled: of
+    all test rows together, each by the network that had not seen it, at that one's threshold; None where fewer than two
+    parts have any.
     """
     return [
         _kind(kind, list(parts), make, answer, evaluation)
@@ -65,22 +66,23 @@ def _kind(
 
 
 def _rows(bundle: Bundle, cohort: Cohort, side: int, answer: Answered) -> dict[str, np.ndarray]:
-    mine = cohort.side == side
-    logits = bundle.calibrated(answer(bundle, cohort, side))
+    mine, logits = cohort.side == side, answer(bundle, cohort, side)
     return {
         "labels": cohort.label[mine],
-        "logits": logits,
         "groups": cohort.group[mine],
+        "logits": logits,
+        "calibrated": bundle.calibrated(logits),
         "threshold": np.full(len(logits), bundle.threshold),
     }
 
 
 def _figures(rows: dict[str, np.ndarray], evaluation: EvaluationConfig) -> dict[str, Any]:
-    return metrics.evaluate(
+    figures = metrics.evaluate(
         rows["labels"],
-        rows["logits"],
+        rows["calibrated"],
         threshold=rows["threshold"],
         groups=rows["groups"],
         prevalences=evaluation.prevalences,
         rounds=evaluation.rounds,
     )
+    return figures | {"uncalibrated": metrics.uncalibrated(rows["labels"], rows["logits"])}

@@ -315,16 +315,20 @@ class LabelledJob(Job):
         return levels, figures
 
     def groups_of(self, results: pa.Table, matched: Matched) -> np.ndarray:
-        """Whose slice each is, int32 (N,): of one patient, study or picture, as headers, labels and pixels tell."""
-        if not (matched.label >= 0).any():
-            return np.zeros(results.num_rows, np.int32)
-        keyed = studies.with_keys(results, self.assigned(results, matched))
-        return group(
-            results["pixel_digest"].to_pylist(),
-            ~flagged(results["flags"], [Flag.BLANK]),
-            (keyed["patient_key"].to_pylist(),),
-            (keyed["study_key"].to_pylist(),),
+        """Whose slice each is, int32 (N,): of one patient, study or picture, as headers, labels and pixels tell.
+
+        -1 without a label: such a slice is in no figure.
+        """
+        labelled = np.flatnonzero(matched.label >= 0)
+        rows = studies.with_keys(results.take(pa.array(labelled)), self.assigned(results, matched))
+        found = np.full(results.num_rows, -1, np.int32)
+        found[labelled] = group(
+            rows["pixel_digest"].to_pylist(),
+            ~flagged(rows["flags"], [Flag.BLANK]),
+            (rows["patient_key"].to_pylist(),),
+            (rows["study_key"].to_pylist(),),
         )
+        return found
 
     def named(self, names: list[str]) -> list[str]:
         """Sources as they may be told: their folders' names where paths are kept."""

@@ -69,20 +69,14 @@ def answers(
 def by_side(found: Answers, bundle: Bundle, evaluation: EvaluationConfig) -> dict[str, dict[str, Any]]:
     """The figures of every side that has labelled slices, in the order train, validation, test, others.
 
-    Beside those of `metrics.evaluate`: `uncalibrated` accuracy, loss, Brier score and ECE, and what is `referred`.
+    Beside those of `metrics.evaluate`: what they are `uncalibrated`, and what is `referred`.
     """
     figures = {}
     for name in _in_order(np.unique(found.side[found.label >= 0]).tolist()):
         mine = np.flatnonzero((found.side == name) & (found.label >= 0))
         label, raw = found.label[mine], found.logit[mine]
-        plain = metrics.sigmoid(raw.astype(np.float64))
         figures[name] = figures_of(found, mine, bundle, evaluation) | {
-            "uncalibrated": {
-                "accuracy": float(((raw > 0) == (label == 1)).mean()),
-                "loss": metrics.log_loss(label, raw),
-                "brier": metrics.brier(label, plain),
-                "ece": metrics.expected_calibration_error(label, plain),
-            },
+            "uncalibrated": metrics.uncalibrated(label, raw),
             "referred": referred(label, bundle.calibrated(raw), bundle.threshold, bundle.refer),
         }
     return figures

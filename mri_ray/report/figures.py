@@ -22,6 +22,8 @@ FIGURES: dict[str, tuple[str, Show]] = {
     "brier": ("Brier score", number),
     "ece": ("ECE", number),
 }
+_RATES = ("sensitivity", "specificity", "auroc")  # of levels and parts
+_BESIDE = ("accuracy_at_half", "loss", "auroc", "sensitivity", "ece")  # of other trainings
 CONFUSION = {"tp": "True positives", "fp": "False positives", "tn": "True negatives", "fn": "False negatives"}
 
 
@@ -66,7 +68,7 @@ def by_level(levels: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Iterator[
     for level, sides in levels.items():
         for side, found in sides.items():
             counts: list[Cell] = [(count(found["n"]), []), (count(found["positives"]), [])]
-            yield level, side, counts + [cell(found, key) for key in ("sensitivity", "specificity", "auroc")]
+            yield level, side, counts + [cell(found, key) for key in _RATES]
 
 
 def predictive(found: Mapping[str, Any]) -> Iterator[tuple[str, list[Cell]]]:
@@ -83,10 +85,7 @@ def parts(found: Subgroups) -> Iterator[tuple[str, str, list[Cell]]]:
         if figures is None:
             yield part["kind"], part["name"], [*counts, ("too small", []), ("", []), ("", [])]
         else:
-            yield part["kind"], part["name"], counts + [cell(figures, key) for key in TOLD]
-
-
-TOLD = ("sensitivity", "specificity", "auroc")
+            yield part["kind"], part["name"], counts + [cell(figures, key) for key in _RATES]
 
 
 def lesions(found: Subgroups) -> Iterator[tuple[str, list[Cell]]]:
@@ -96,11 +95,11 @@ def lesions(found: Subgroups) -> Iterator[tuple[str, list[Cell]]]:
         yield row["name"], [*counts, cell(row, "sensitivity")]
 
 
-_BESIDE = ("accuracy_at_half", "loss", "auroc", "sensitivity", "ece")
-
-
 def beside(facts: TrainingFacts) -> Iterator[tuple[str, list[tuple[str, str, list[Cell]]]]]:
-    """Kind, and of each training of it: name, side, then slices, groups and figures; last the delivered one's."""
+    """Kind, and of each training of it, last of the delivered one: name, side, and cells.
+
+    Those are slices, groups, loss before calibration, and the figures _BESIDE.
+    """
     for kind in facts.held_out:
         rows = []
         for part in kind["parts"]:
@@ -108,7 +107,7 @@ def beside(facts: TrainingFacts) -> Iterator[tuple[str, list[tuple[str, str, lis
             rows += [(part["name"], side, _told(found)) for side, found in sides.items()]
             if part["fault"]:
                 why: Cell = (f"not trained: {part['fault']}", [])
-                rows.append((part["name"], "", [why, *[("", [])] * (1 + len(_BESIDE))]))
+                rows.append((part["name"], "", [why, *[("", [])] * (2 + len(_BESIDE))]))
         if kind["pooled"]:
             rows.append(("all together, each by the network that had not seen it", "test", _told(kind["pooled"])))
         delivered = f"this bundle, split by {facts.split_by}"
@@ -121,7 +120,8 @@ def beside(facts: TrainingFacts) -> Iterator[tuple[str, list[tuple[str, str, lis
 
 def _told(found: Mapping[str, Any]) -> list[Cell]:
     counts: list[Cell] = [(count(found[key]), []) for key in ("n", "groups")]
-    return counts + [cell(found, key) for key in _BESIDE]
+    plain: Cell = (number(found["uncalibrated"]["loss"]), [])
+    return [*counts, plain, *(cell(found, key) for key in _BESIDE)]
 
 
 def operating(facts: TrainingFacts) -> Iterator[str]:
