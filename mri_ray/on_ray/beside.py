@@ -27,9 +27,9 @@ def trained_beside(
     """By kind: {kind, parts, pooled}; a part is {name, counts, leakage, fault, threshold, test}, the naive one's also
     {validation}.
 
-    test, validation, pooled: what `metrics.evaluate` gives, and what it is `uncalibrated`; None with a fault. pooled: of
-    all test rows together, each by the network that had not seen it, at that one's threshold; None where fewer than two
-    parts have any.
+    test, validation, pooled: what `metrics.evaluate` gives, and what it is `uncalibrated`; None with a fault. The last
+    is of all test rows together, each by the network that had not seen it, at that one's threshold; None where fewer
+    than two parts have any.
     """
     return [
         _kind(kind, list(parts), make, answer, evaluation)

@@ -156,8 +156,8 @@ def precision_recall(
 
     Raises ValueError with one class only.
     """
-    precision, recall = metrics.precision_recall_curve(labels, scores)
-    chosen = np.unique(np.linspace(0, len(recall) - 1, ROC_POINTS).astype(int))
+    precision, recall = (values[::-1] for values in metrics.precision_recall_curve(labels, scores))
+    chosen = np.unique(np.searchsorted(recall, np.linspace(0, 1, ROC_POINTS)).clip(max=len(recall) - 1))
     with matplotlib.rc_context(_STYLE):
         figure, axes = _axes("Precision and recall", "sensitivity (recall)", "precision (PPV here)")
         share = float(np.mean(np.asarray(labels)))
