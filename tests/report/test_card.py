@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from report import test_pages as given
 
 from mri_ray import metrics
 from mri_ray.learn.bundle import Bundle
@@ -17,7 +18,6 @@ from mri_ray.report import card, figures, pages
 from mri_ray.report.facts import TrainingFacts
 from mri_ray.report.subgroups import Subgroups
 from mri_ray.report.text import UNDEFINED
-from tests.report import test_pages as given
 
 EVALUATION = EvaluationConfig(rounds=100)
 MODEL = ModelConfig(input_size=32, width=4, blocks=2, dense=8)
