@@ -320,7 +320,8 @@ class LabelledJob(Job):
         -1 without a label: such a slice is in no figure.
         """
         labelled = np.flatnonzero(matched.label >= 0)
-        rows = studies.with_keys(results.take(pa.array(labelled)), self.assigned(results, matched))
+        rows = results.select(["row_id", "pixel_digest", "flags", "patient_key", "study_key"]).take(pa.array(labelled))
+        rows = studies.with_keys(rows, self.assigned(results, matched))
         found = np.full(results.num_rows, -1, np.int32)
         found[labelled] = group(
             rows["pixel_digest"].to_pylist(),
