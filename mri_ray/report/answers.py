@@ -104,8 +104,8 @@ def by_subgroup(
     untold = subgroups.untold(kinds)
     parts: list[dict[str, Any]] = []
     for kind in (kind for kind in kinds if kind not in untold):
-        for name in subgroups.names_in_order(kinds[kind]):
-            mine = rows[kinds[kind] == name]
+        for name, inside in subgroups.in_order(kinds[kind]):
+            mine = rows[inside]
             held = {"n": len(mine), "groups": len(np.unique(found.group[mine]))}
             small = subgroups.small(**held)
             figures = None if small else figures_of(found, mine, bundle, evaluation)

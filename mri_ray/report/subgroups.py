@@ -14,7 +14,7 @@ from mri_ray.cohort.columns import encoded, floats, vectors
 COLUMNS = ["width", "height", "manufacturer", "field_strength_t", "normal", "spacing_mm"]  # of the results
 LEAST_ROWS, LEAST_GROUPS = 20, 5  # of a part, for figures worth giving
 UNKNOWN = "not known"
-MOST = 12  # parts of a kind that are listed: the largest
+MOST = 12  # parts of a kind that are listed by name
 _PLANES = ("sagittal", "coronal", "axial")  # by the axis that a slice's normal is nearest to
 _SIDES_PX = (256, 512)
 _LESION = (50, 150, 500, 1500)  # bounds of classes, in pixels, or mm2 where spacings are known
@@ -59,10 +59,14 @@ def kinds(results: pa.Table, source: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def lesion_sizes(results: pa.Table, lesion_px: np.ndarray) -> tuple[np.ndarray, str]:
-    """Sizes of lesions, NaN unknown: in mm2 where every one has a spacing, else as they are, in pixels."""
+    """Sizes of lesions, NaN unknown: in mm2 where every one has a spacing, else as they are, in pixels.
+
+    A slice that is called tumor and shows no lesion has its label from elsewhere: that is no size either.
+    """
+    lesion_px = np.where(lesion_px > 0, lesion_px, np.nan)
     spacing = vectors(results["spacing_mm"], 2)
     area = lesion_px * spacing[:, 0] * spacing[:, 1]
-    known = lesion_px > 0
+    known = np.isfinite(lesion_px)
     return (area, "mm2") if known.any() and np.isfinite(area[known]).all() else (lesion_px, "px")
 
 
@@ -70,11 +74,14 @@ def lesion_classes(sizes: np.ndarray, unit: str) -> np.ndarray:
     return _classes(sizes, _LESION, unit)
 
 
-def names_in_order(names: np.ndarray) -> list[str]:
-    """The largest part first, what is not known last, at most MOST."""
-    found, count = np.unique(names, return_counts=True)
-    order = sorted(range(len(found)), key=lambda i: (found[i] == UNKNOWN, -count[i], found[i]))
-    return [str(found[i]) for i in order[:MOST]]
+def in_order(names: np.ndarray) -> list[tuple[str, np.ndarray]]:
+    """Each part and which rows it holds, bool (N,): the largest first, then all others as one, then what is not known."""
+    found, count = np.unique(names[names != UNKNOWN], return_counts=True)
+    order = sorted(range(len(found)), key=lambda i: (-count[i], found[i]))
+    parts = [(str(found[i]), names == found[i]) for i in order[:MOST]]
+    if rest := [found[i] for i in order[MOST:]]:
+        parts.append((f"{len(rest)} others", np.isin(names, rest)))
+    return [*parts, *([(UNKNOWN, names == UNKNOWN)] if (names == UNKNOWN).any() else [])]
 
 
 def small(n: int, groups: int) -> str | None:

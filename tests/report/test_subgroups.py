@@ -107,6 +107,22 @@ def test_sensitivity_by_size_of_the_lesion_counts_tumor_slices_alone(bundle: Bun
     assert bringing.by_subgroup(found, plain, "test", bundle, EVALUATION).unit == "px"
 
 
+def test_parts_beyond_the_largest_are_counted_together() -> None:
+    names = np.array([f"maker{i:02d}" for i in range(15) for _ in range(20 - i)] + [subgroups.UNKNOWN] * 99)
+    found = subgroups.in_order(names)
+    assert [name for name, _ in found[:2]] == ["maker00", "maker01"]
+    assert [name for name, _ in found[-2:]] == ["3 others", subgroups.UNKNOWN]
+    assert sum(inside.sum() for _, inside in found) == len(names)
+
+
+def test_a_tumor_slice_without_a_lesion_has_no_size() -> None:
+    _, details = made(4)
+    sizes, unit = subgroups.lesion_sizes(details, np.array([0.0, np.nan, 7.0, 70.0]))
+    np.testing.assert_array_equal(sizes, [np.nan, np.nan, 7, 70])
+    assert unit == "mm2"
+    assert subgroups.lesion_classes(sizes, unit).tolist()[1:] == [subgroups.UNKNOWN, "up to 50 mm2", "51 to 150 mm2"]
+
+
 def test_sizes_that_nobody_knows_are_no_classes(bundle: Bundle) -> None:
     found, details = made()
     told = bringing.by_subgroup(replace(found, lesion_px=np.full(240, np.nan)), details, "test", bundle, EVALUATION)
