@@ -75,7 +75,7 @@ def lesion_classes(sizes: np.ndarray, unit: str) -> np.ndarray:
 
 
 def in_order(names: np.ndarray) -> list[tuple[str, np.ndarray]]:
-    """Each part and which rows it holds, bool (N,): the largest first, then all others as one, then what is not known."""
+    """Each part and its rows, bool (N,): the largest first, then all others as one, then what is not known."""
     found, count = np.unique(names[names != UNKNOWN], return_counts=True)
     order = sorted(range(len(found)), key=lambda i: (-count[i], found[i]))
     parts = [(str(found[i]), names == found[i]) for i in order[:MOST]]
