@@ -1,7 +1,7 @@
 """Prepared rows and labels -> the cohort: which rows are learned from, on which side, and what would leak."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import pyarrow as pa
@@ -45,9 +45,10 @@ class Cohort:
 
     def only(self, kept: np.ndarray, side: np.ndarray) -> "Cohort":
         """Some of the rows, bool (N,), on sides of their own."""
-        arrays = {name: getattr(self, name)[kept] for name in ("label", "group", "position", "source", "lesion_px")}
+        every = {item.name: getattr(self, item.name) for item in fields(self)}
+        arrays = {name: value[kept] for name, value in every.items() if isinstance(value, np.ndarray)} | {"side": side}
         index = self.index.filter(pa.array(kept))
-        return replace(self, index=index, side=side, leakage=leakage(side, arrays["group"]), **arrays)
+        return replace(self, index=index, leakage=leakage(side, arrays["group"]), **arrays)
 
     def counts(self) -> dict[str, dict[str, int]]:
         """By side: rows, tumor rows, groups."""
