@@ -3,6 +3,7 @@
 Slices of one patient resemble each other, so groups are drawn, each with all its rows. A draw is a weight for each
 group, and a figure of it a weighted one: nothing is copied. Source: A. C. Davison, D. V. Hinkley, Bootstrap Methods and
 their Application (1997), section 3.8; intervals are percentiles, which with few groups are too narrow.
+Draws of the ECE lie above it on average, as any scatter adds to it.
 """
 
 from collections.abc import Iterator, Sequence
