@@ -4,13 +4,18 @@ Labels are 1 (tumor) and 0 (normal). A figure that the data leaves undefined is 
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from mri_ray import resample
+
 _Z95 = 1.959964  # the normal quantile of a two-sided 95 % interval
+# What gets a `_bootstrap`. accuracy_at_half is that of a threshold of 0.5, which others report.
+RESAMPLED = ("accuracy", "accuracy_at_half", "loss", "auroc", "auprc", "brier", "ece", "sensitivity", "specificity")
 
 
 def wilson(successes: int, n: int, z: float = _Z95) -> tuple[float, float]:
@@ -80,6 +85,16 @@ def auroc(labels: ArrayLike, scores: ArrayLike) -> float | None:
     return float(metrics.roc_auc_score(truth, values))
 
 
+def auprc(labels: ArrayLike, scores: ArrayLike) -> float | None:
+    """Average precision, the area below the precision-recall curve without interpolation; None with one class only."""
+    truth, values = _pair(labels, scores)
+    if len(np.unique(truth)) < 2:
+        return None
+    from sklearn import metrics
+
+    return float(metrics.average_precision_score(truth, values))
+
+
 def log_loss(labels: ArrayLike, logits: ArrayLike) -> float:
     """Mean binary cross entropy in nats, from logits, so that certainty does not overflow."""
     truth, values = _pair(labels, logits)
@@ -92,15 +107,14 @@ def brier(labels: ArrayLike, probabilities: ArrayLike) -> float:
     return float(np.mean((values - truth) ** 2))
 
 
-def expected_calibration_error(labels: ArrayLike, probabilities: ArrayLike, bins: int = 15) -> float:
+def expected_calibration_error(labels: ArrayLike, probabilities: ArrayLike, bins: int = resample.BINS) -> float:
     """Distance of the probability of tumor from its frequency, averaged over rows in bins of equal width.
 
     A bin holds its upper edge, the first one 0 too. Source: Naeini et al., AAAI 2015.
     """
     truth, values = _pair(labels, probabilities)
-    place = np.clip(np.ceil(values * bins).astype(int) - 1, 0, bins - 1)
     # Per bin |sum of probabilities - number of tumors|: the bin's size cancels out.
-    gaps = np.bincount(place, weights=values - truth, minlength=bins)
+    gaps = np.bincount(resample.bins_of(values, bins), weights=values - truth, minlength=bins)
     return float(np.abs(gaps).sum() / len(truth))
 
 
@@ -117,25 +131,76 @@ def roc_curve(labels: ArrayLike, scores: ArrayLike) -> tuple[np.ndarray, np.ndar
     return metrics.roc_curve(truth, values)
 
 
+def precision_recall_curve(labels: ArrayLike, scores: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Precision and recall, each (K,), from all rows called positive to none. Raises ValueError with one class only."""
+    truth, values = _pair(labels, scores)
+    if len(np.unique(truth)) < 2:
+        raise ValueError("labels: must hold both classes for a precision-recall curve, got one")
+    from sklearn import metrics
+
+    return metrics.precision_recall_curve(truth, values)[:2]
+
+
+def reliability(labels: ArrayLike, probabilities: ArrayLike, bins: int = resample.BINS) -> list[dict[str, Any]]:
+    """The bins of the calibration error that hold rows: n, mean probability, frequency of tumor with its interval."""
+    truth, values = _pair(labels, probabilities)
+    place = resample.bins_of(values, bins)
+    n, tumors = np.bincount(place, minlength=bins), np.bincount(place, truth, bins).astype(int)
+    means = np.bincount(place, values, bins) / np.maximum(n, 1)
+    return [
+        {
+            "n": int(n[i]),
+            "probability": float(means[i]),
+            "frequency": tumors[i] / n[i],
+            "frequency_interval": list(wilson(int(tumors[i]), int(n[i]))),
+        }
+        for i in np.flatnonzero(n)
+    ]
+
+
+def uncalibrated(labels: ArrayLike, logits: ArrayLike) -> dict[str, float]:
+    """What logits as the network gives them are worth as probabilities, at 0.5: the terms that most report in."""
+    truth, values = _pair(labels, logits)
+    probabilities = sigmoid(values)
+    return {
+        "accuracy": float(((values > 0) == (truth == 1)).mean()),
+        "loss": log_loss(truth, values),
+        "brier": brier(truth, probabilities),
+        "ece": expected_calibration_error(truth, probabilities),
+    }
+
+
 def evaluate(
-    labels: ArrayLike, logits: ArrayLike, *, temperature: float = 1.0, threshold: float = 0.5
+    labels: ArrayLike,
+    logits: ArrayLike,
+    *,
+    threshold: float | np.ndarray = 0.5,
+    groups: ArrayLike | None = None,
+    prevalences: Sequence[float] = (),
+    rounds: int = resample.ROUNDS,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """All figures of one set of rows as plain JSON values.
 
-    Loss, Brier, ECE and decisions are of the probability sigmoid(logit / temperature); a row is positive from the
-    threshold on. Raises ValueError without rows.
+    logits: calibrated: loss, Brier, ECE and decisions are of the probability sigmoid(logit), and a row is positive from
+    the threshold on, one for all or (N,). `<rate>_interval` is Wilson's, which takes rows as independent. groups: whose
+    each row is; with them `<figure>_bootstrap` is the interval over groups (`resample`), None where they are too few.
+    prevalences: for which predictive values are given. Where a figure is None, `undefined` says why. Raises ValueError
+    without rows.
     """
     truth, values = _pair(labels, logits)
-    scaled = values / temperature
-    probabilities = _sigmoid(scaled)
-    counts = Counts.of(truth, probabilities >= threshold)
-    return {
+    probabilities = sigmoid(values)
+    counts, half = Counts.of(truth, probabilities >= threshold), Counts.of(truth, values >= 0)
+    found = {
         "n": counts.n,
         "positives": counts.tp + counts.fn,
         "accuracy": counts.accuracy,
         "accuracy_interval": _interval(counts.tp + counts.tn, counts.n),
-        "loss": log_loss(truth, scaled),
+        "accuracy_at_half": half.accuracy,
+        "accuracy_at_half_interval": _interval(half.tp + half.tn, half.n),
+        "loss": log_loss(truth, values),
         "auroc": auroc(truth, values),
+        "auprc": auprc(truth, values),
         "brier": brier(truth, probabilities),
         "ece": expected_calibration_error(truth, probabilities),
         "sensitivity": counts.sensitivity,
@@ -143,10 +208,60 @@ def evaluate(
         "specificity": counts.specificity,
         "specificity_interval": _interval(counts.tn, counts.tn + counts.fp),
         "confusion": {"tp": counts.tp, "fp": counts.fp, "tn": counts.tn, "fn": counts.fn},
+        "at_prevalence": [_predictive(counts, prevalence) for prevalence in prevalences],
+        "undefined": None if counts.sensitivity is not None and counts.specificity is not None else _one_class(counts),
+    }
+    if groups is None:
+        return found
+    owners = np.asarray(groups)
+    _same_length(truth, owners)
+    spread = resample.intervals(
+        truth, values, owners, threshold=threshold, prevalences=prevalences, rounds=rounds, seed=seed
+    )
+    return found | _bootstrap(found, spread, owners, truth, rounds)
+
+
+def _bootstrap(
+    found: dict[str, Any],
+    spread: dict[str, resample.Interval],
+    owners: np.ndarray,
+    truth: np.ndarray,
+    rounds: int,
+) -> dict[str, Any]:
+    """What is added where groups are known."""
+
+    def of(name: str, value: float | None) -> list[float] | None:
+        return list(spread[name]) if value is not None and name in spread else None
+
+    count = len(np.unique(owners))
+    return {
+        "groups": count,
+        "positive_groups": len(np.unique(owners[truth == 1])),
+        "rounds": resample.rounds_for(len(truth), rounds) if count >= resample.LEAST_GROUPS else 0,
+        **{f"{name}_bootstrap": of(name, found[name]) for name in RESAMPLED},
+        "at_prevalence": [
+            entry | {f"{name}_bootstrap": of(f"{name} {entry['prevalence']:g}", entry[name]) for name in ("ppv", "npv")}
+            for entry in found["at_prevalence"]
+        ],
     }
 
 
-def _sigmoid(values: np.ndarray) -> np.ndarray:
+def _predictive(counts: Counts, prevalence: float) -> dict[str, Any]:
+    if counts.sensitivity is None or counts.specificity is None:
+        return {"prevalence": prevalence, "ppv": None, "npv": None}
+    with np.errstate(invalid="ignore"):
+        ppv, npv = (float(v) for v in resample.predictive(counts.sensitivity, counts.specificity, prevalence))
+    # Where nothing is called positive (or negative) there is nothing to be right about.
+    return {"prevalence": prevalence} | {
+        name: value if math.isfinite(value) else None for name, value in (("ppv", ppv), ("npv", npv))
+    }
+
+
+def _one_class(counts: Counts) -> str:
+    return f"one class only: all {counts.n} are {'normal' if counts.sensitivity is None else 'tumor'}"
+
+
+def sigmoid(values: np.ndarray) -> np.ndarray:
     return np.exp(-np.logaddexp(0.0, -values))
 
 

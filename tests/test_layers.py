@@ -10,6 +10,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = {
     "errors": 0,
     "records": 0,
+    "resample": 0,
     "metrics": 0,
     "archive": 1,
     "decode": 2,

@@ -1,7 +1,7 @@
 """Prepared rows and labels -> the cohort: which rows are learned from, on which side, and what would leak."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import pyarrow as pa
@@ -10,29 +10,45 @@ from mri_ray.archive.identity import digest
 from mri_ray.cohort.columns import flagged
 from mri_ray.cohort.groups import group
 from mri_ray.cohort.labels import Matched
-from mri_ray.cohort.split import SIDES, Leakage, SplitConfig, assign, leakage, refuse
+from mri_ray.cohort.sources import sources
+from mri_ray.cohort.split import SIDES, Leakage, SplitConfig, assign, group_positions, leakage, refuse
 from mri_ray.records import Flag
 
 # What `assemble` reads of prepared rows, and what labels are matched by.
 INDEX = [
     *("row_id", "object_id", "version_id", "uri", "reason", "flags", "pixel_digest"),
-    *("patient_key", "study_key", "series_key", "instance_key", "modality"),
+    *("patient_key", "study_key", "series_key", "instance_key", "modality", "acquired"),
 ]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Cohort:
-    """The labelled rows: `index` with part and place, and arrays (N,) label int8, group int32, side int8."""
+    """The labelled rows: `index` with part and place, and arrays (N,) label int8, group int32, side int8.
+
+    position: where the row's group falls on [0, 1], by the seed and its name. source: position in `sources`. lesion_px:
+    pixels of the lesion on the slice, NaN where that is not known.
+    """
 
     index: pa.Table
     label: np.ndarray
     group: np.ndarray
     side: np.ndarray
+    position: np.ndarray
+    source: np.ndarray
+    sources: list[str]
+    lesion_px: np.ndarray
     leakage: Leakage
     unlabelled: int
     labels_without_file: int
     weak: int
     nameless: int
+
+    def only(self, kept: np.ndarray, side: np.ndarray) -> "Cohort":
+        """Some of the rows, bool (N,), on sides of their own."""
+        every = {item.name: getattr(self, item.name) for item in fields(self)}
+        arrays = {name: value[kept] for name, value in every.items() if isinstance(value, np.ndarray)} | {"side": side}
+        index = self.index.filter(pa.array(kept))
+        return replace(self, index=index, leakage=leakage(side, arrays["group"]), **arrays)
 
     def counts(self) -> dict[str, dict[str, int]]:
         """By side: rows, tumor rows, groups."""
@@ -108,11 +124,13 @@ def assemble(
         ([None if patient is None else keys[patient] for patient in told], by_header),
         (rows["study_key"].to_pylist(),),
     )
+    row_ids = rows["row_id"].to_pylist()
+    source, names = sources(paths, groups)
     side = assign(
         split,
         seed=seed,
         keys=paths.to_pylist(),
-        row_ids=rows["row_id"].to_pylist(),
+        row_ids=row_ids,
         patients=patients,
         groups=groups,
         quote=quote,
@@ -124,6 +142,10 @@ def assemble(
         label=matched.label[chosen],
         group=groups,
         side=side,
+        position=group_positions(seed, row_ids, patients, groups),
+        source=source,
+        sources=names,
+        lesion_px=matched.lesion_px[chosen],
         leakage=found,
         unlabelled=matched.unlabelled,
         labels_without_file=matched.labels_without_file,

@@ -16,10 +16,12 @@ from mri_ray.cohort.columns import whole
 from mri_ray.errors import LabelError
 
 KEYS = ("path", "sop_uid", "series_uid", "study_uid")  # what a label may be of: a file goes by the first that it has
+LESION = ("lesion_px", "lesion_pixels", "mask_pixels")  # how large the lesion on a slice is: by any of these names
+OPTIONAL = ("patient_id", "study_date", *LESION)
 
 
 def read(location: Location, where: str) -> dict[str, pa.Array]:
-    """By name the columns that are used, null where empty: one of KEYS, label, patient_id and study_date.
+    """By name the columns that are used, null where empty: one of KEYS, label, and those of OPTIONAL that there are.
 
     Raises LabelError, which calls the file `where`.
     """
@@ -42,7 +44,7 @@ def _read_parquet(data: bytes, where: str) -> pa.Table:
 def _read_csv(data: bytes, where: str) -> pa.Table:
     header = next(csv.reader(io.TextIOWrapper(io.BytesIO(data), "utf-8-sig", newline="")), [])
     words = {word.strip().casefold() for name in header for word in re.split(r"[;,\t]", name)}
-    wanted = _wanted(header, where, quote=not words.isdisjoint({*KEYS, "label", "patient_id", "study_date"}))
+    wanted = _wanted(header, where, quote=not words.isdisjoint({*KEYS, "label", *OPTIONAL}))
     invalid: list[Any] = []
 
     def note(row: Any) -> str:
@@ -69,7 +71,7 @@ def _wanted(found: Sequence[str], where: str, quote: bool) -> list[str]:
         # Without a header the first row would stand in the message, and with it a patient.
         told = f"found {', '.join(found) or 'none'}" if quote or not found else "but its first line names no column"
         raise LabelError(f"{where}: must have the columns path (or {', '.join(KEYS[1:])}) and label, {told}")
-    wanted = [name for name in (key, "label", "patient_id", "study_date") if name in found]
+    wanted = [name for name in (key, "label", *OPTIONAL) if name in found]
     for name in wanted:
         if found.count(name) > 1:
             raise LabelError(f"{where}: column {name} must occur once, found {found.count(name)} of it")

@@ -2,7 +2,8 @@
 
 A labels table holds key string, label int8 (the position in `CLASSES`), patient string or null, study_date string or
 null, and level string, the same for all rows: whether keys are paths below the archive's root, or the keys of studies,
-series or instances that results have in place of UIDs.
+series or instances that results have in place of UIDs. Where a file tells it, also lesion_px double: pixels of the
+lesion on a slice, of the picture as it is stored.
 """
 
 import re
@@ -16,8 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mri_ray.archive.storage import Location
-from mri_ray.cohort.columns import whole
-from mri_ray.cohort.label_columns import KEYS, read
+from mri_ray.cohort.columns import floats, whole
+from mri_ray.cohort.label_columns import KEYS, LESION, read
 from mri_ray.errors import ConfigError, LabelError
 
 CLASSES = ("normal", "tumor")
@@ -67,7 +68,7 @@ class Matched:
     """Labels brought to the order of an archive's rows. label: int8 (N,), -1 where there is none.
 
     weak: rows called tumor by a label that covers several rows (a study, a series, a volume): the lesion need not be
-    on each of them, so figures by slice are worth less.
+    on each of them, so figures by slice are worth less. lesion_px: float64 (N,), NaN where it is not known.
     """
 
     label: np.ndarray
@@ -75,6 +76,7 @@ class Matched:
     study_date: list[str | None]
     unlabelled: int
     labels_without_file: int
+    lesion_px: np.ndarray
     weak: int = 0
 
 
@@ -120,9 +122,9 @@ def labels_from_file(
     """Read a CSV or Parquet file of labels; one row a path, study, series or instance, in the file's order.
 
     Columns: path (below the archive's root; in a pack `pack.zip!/path/in/pack`) or, without it, the first there is of
-    sop_uid, series_uid and study_uid; label (a class, a word of `classes`, or 0/1); and optionally patient_id and
-    study_date. Others are ignored. key_of: (level, UID) -> the key that results have in place of the UID. quote:
-    whether a message may repeat a label that has no class; one in a file of UIDs never does.
+    sop_uid, series_uid and study_uid; label (a class, a word of `classes`, or 0/1); and optionally patient_id,
+    study_date, and lesion_px (or mask_pixels). Others are ignored. key_of: (level, UID) -> the key that results have in
+    place of the UID. quote: whether a message may repeat a label that has no class; one in a file of UIDs never does.
     Raises LabelError naming file, data row (from 1, without the header) and rule, but never a UID or a patient.
     """
     words = {**{str(code): code for code in range(len(CLASSES))}, **{name: CLASSES.index(name) for name in CLASSES}}
@@ -143,7 +145,12 @@ def labels_from_file(
     for other in ("patient_id", "study_date"):
         column = columns.get(other, pa.nulls(len(key), pa.string()))
         parts.append(_one_a_key(at, count, column, other, name, where))
-    return pa.table([position.dictionary, *parts, pa.repeat(_LEVELS[name].value, count)], schema=LABELS)
+    table = pa.table([position.dictionary, *parts, pa.repeat(_LEVELS[name].value, count)], schema=LABELS)
+    lesion = next((other for other in LESION if other in columns), None)
+    if lesion is None:
+        return table
+    pixels = _one_a_key(at, count, columns[lesion], lesion, name, where)
+    return table.append_column("lesion_px", _numbers(pixels, lesion, where))
 
 
 def match(
@@ -191,8 +198,24 @@ def bring(keys: pa.Array | Sequence[str], labels: pa.Table, rows: pa.Table | Non
         study_date=whole(labels["study_date"]).take(place).to_pylist(),
         unlabelled=place.null_count,
         labels_without_file=int((covered == 0).sum()),
+        lesion_px=_lesions(labels, place, covered),
         weak=int(np.isin(place.fill_null(-1).to_numpy(), np.flatnonzero(shared)).sum()),
     )
+
+
+def _lesions(labels: pa.Table, place: pa.Array, covered: np.ndarray) -> np.ndarray:
+    """Of each row; not known where a label is that of several rows. covered: rows of each label."""
+    if "lesion_px" not in labels.column_names:
+        return np.full(len(place), np.nan)
+    sizes = floats(labels["lesion_px"])
+    return np.append(np.where(covered > 1, np.nan, sizes), np.nan)[place.fill_null(-1).to_numpy()]
+
+
+def _numbers(column: pa.Array, name: str, where: str) -> pa.Array:
+    plain = pc.match_substring_regex(column, r"^\d+(\.\d+)?$")
+    if not pc.all(plain.drop_null()).as_py():
+        raise LabelError(f"{where}: {name} must be a number of pixels, from 0, or empty, got another text")
+    return column.cast(pa.float64())
 
 
 def _level(labels: pa.Table) -> Level:

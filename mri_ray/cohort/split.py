@@ -32,12 +32,16 @@ class SplitConfig:
 
     validation and test are fractions of all groups or images. With "folder" the test side is what lies in its folders,
     and validation is that fraction of the training folders, unless validation has folders with rows of its own.
+    folders names them. folds and by_source ask for further trainings, beside the one that is delivered: so many, each
+    tested on another part of the groups, and one a source, tested on it alone (`cohort.held_out`).
     """
 
     by: Literal["group", "image", "folder"] = "group"
     validation: float = 0.15
     test: float = 0.15
     folders: dict[str, list[str]] = field(default_factory=_default_folders)
+    folds: int = 0
+    by_source: bool = False
 
     def __post_init__(self) -> None:
         if self.by not in ("group", "image", "folder"):
@@ -48,6 +52,8 @@ class SplitConfig:
             raise ConfigError(f"test: must be at least 0 and below 1, got {self.test}")
         if self.validation + self.test >= 1:
             raise ConfigError(f"validation and test: must sum to less than 1, got {self.validation + self.test}")
+        if isinstance(self.folds, bool) or not isinstance(self.folds, int) or self.folds not in (0, *range(2, 21)):
+            raise ConfigError(f"folds: must be 0 for none, or from 2 to 20, got {self.folds!r}")
         _folder_sides(self.folders)
 
 
@@ -82,13 +88,20 @@ def assign(
     """
     if config.by == "image":
         return _three_sides(_positions(seed, _plain(row_ids)), config)
-    position = _positions(seed, _group_names(row_ids, patients, groups))[groups]
+    position = group_positions(seed, row_ids, patients, groups)
     if config.by == "group":
         return _three_sides(position, config)
     sides = _by_folder(keys, config, quote)
     if not np.any(sides == VALIDATION):
         sides[(sides == TRAIN) & (position < config.validation)] = VALIDATION
     return sides
+
+
+def group_positions(
+    seed: int, row_ids: Sequence[str], patients: Sequence[str | None], groups: np.ndarray
+) -> np.ndarray:
+    """Where the group of each of N rows falls on [0, 1], float64 (N,): by the seed and the group's name alone."""
+    return _positions(seed, _group_names(row_ids, patients, groups))[groups]
 
 
 def leakage(sides: np.ndarray, groups: np.ndarray) -> Leakage:

@@ -7,26 +7,31 @@ bundle.json           everything else; written last, so a bundle that was only h
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from typing import Any, ClassVar, TypeVar
 
+import numpy as np
 import safetensors
 import safetensors.torch
 import torch
+from numpy.typing import ArrayLike
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from mri_ray.archive.identity import digest, digest_json
 from mri_ray.archive.storage import Location
 from mri_ray.errors import BundleError, ConfigError
+from mri_ray.learn.calibrate import Knots, calibrated
 from mri_ray.learn.model import build, count_parameters
 from mri_ray.learn.settings import ModelConfig
 from mri_ray.prepare.settings import PrepareConfig
 
 FORMAT = 1  # of bundle.json; a change of what a field means raises it
 DOCUMENT, WEIGHTS, CARD = "bundle.json", "weights.safetensors", "model_card.md"
+
+_FACTS = ("metrics", "operating", "training", "versions", "proofs")
 
 Config = TypeVar("Config")
 
@@ -36,9 +41,11 @@ class Bundle:
     """A trained network with the preparation, calibration and operating point that belong to it.
 
     weights: the network's state dict, copied to the CPU. labels: names of (class 0, class 1). temperature divides the
-    logit. threshold: a probability from there on is positive. refer: probabilities in [low, high) are referred; the
-    band holds the threshold. metrics, training, versions: JSON-able facts, which the digest leaves out; so are proofs,
-    `predict.ways.Proof` by way of computing.
+    logit; knots, if any, are corners of what is made of it then (`learn.calibrate`). threshold: a probability from
+    there on is positive. refer: probabilities in [low, high) are referred; the band holds the threshold.
+    study_threshold, study_refer: the same of studies and patients; without a threshold theirs are those of slices.
+    metrics, operating (where the threshold comes from), training, versions: JSON-able facts, which the digest leaves
+    out; so are proofs, `predict.ways.Proof` by way of computing.
     Raises BundleError for a value that breaks a rule or weights that do not fit the model.
     """
 
@@ -49,7 +56,11 @@ class Bundle:
     temperature: float = 1.0
     threshold: float = 0.5
     refer: tuple[float, float] | None = None
+    knots: Knots | None = None
+    study_threshold: float | None = None
+    study_refer: tuple[float, float] | None = None
     metrics: dict[str, Any] = field(default_factory=dict)
+    operating: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, Any] = field(default_factory=dict)
     proofs: dict[str, Any] = field(default_factory=dict)
@@ -63,13 +74,32 @@ class Bundle:
             "labels": tuple(self.labels),
             "temperature": float(self.temperature),
             "threshold": float(self.threshold),
-            "refer": None if self.refer is None else tuple(float(bound) for bound in self.refer),
-            **{name: _facts(name, getattr(self, name)) for name in ("metrics", "training", "versions", "proofs")},
+            "refer": _floats(self.refer),
+            "knots": None if self.knots is None else tuple(_floats(knot) for knot in self.knots),
+            "study_threshold": None if self.study_threshold is None else float(self.study_threshold),
+            "study_refer": _floats(self.study_refer),
+            **{name: _facts(name, getattr(self, name)) for name in _FACTS},
         }
         for name, value in settled.items():
             object.__setattr__(self, name, value)
-        _check_operating_point(self)
+        _check_calibration(self)
+        _check_operating_point(self.threshold, self.refer)
+        if self.study_threshold is not None:
+            _check_operating_point(self.study_threshold, self.study_refer, "study_")
+        elif self.study_refer is not None:
+            raise BundleError(f"study_refer: needs a study_threshold, got {self.study_refer!r} alone")
         _check_weights(self)
+
+    def calibrated(self, logits: ArrayLike) -> np.ndarray:
+        """Raw logits -> those whose sigmoid is the probability, float64: all that answers goes through here."""
+        return calibrated(logits, self.temperature, self.knots)
+
+    @property
+    def of_studies(self) -> tuple[float, tuple[float, float] | None]:
+        """Threshold and band of studies and patients."""
+        if self.study_threshold is None:
+            return self.threshold, self.refer
+        return self.study_threshold, self.study_refer
 
     @cached_property
     def weights_digest(self) -> str:
@@ -83,7 +113,7 @@ class Bundle:
 
 @dataclass(frozen=True, kw_only=True)
 class _Document:
-    """bundle.json, field by field; every one is required, and no other is allowed."""
+    """bundle.json, field by field; every one without a default is required, and no other is allowed."""
 
     __pydantic_config__: ClassVar = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -100,7 +130,12 @@ class _Document:
     metrics: dict[str, Any]
     training: dict[str, Any]
     versions: dict[str, Any]
+    # Later than format 1, which they leave as it is where they are not there.
     proofs: dict[str, Any] = field(default_factory=dict)
+    knots: Knots | None = None
+    study_threshold: float | None = None
+    study_refer: tuple[float, float] | None = None
+    operating: dict[str, Any] = field(default_factory=dict)
 
 
 def module(bundle: Bundle) -> nn.Module:
@@ -110,8 +145,11 @@ def module(bundle: Bundle) -> nn.Module:
     return net.eval()
 
 
-def save(bundle: Bundle, location: Location) -> str:
-    """Write a bundle, in place of one that is there, and return its digest."""
+def save(bundle: Bundle, location: Location, papers: Mapping[str, str] | None = None) -> str:
+    """Write a bundle, in place of one that is there, and return its digest.
+
+    papers: texts for people, by name; without any, the card tells what the bundle itself knows.
+    """
     document = {
         "format": FORMAT,
         "digest": bundle.digest,
@@ -125,7 +163,8 @@ def save(bundle: Bundle, location: Location) -> str:
     if location.exists(DOCUMENT):
         location.delete(DOCUMENT)  # before its weights are replaced
     location.write(WEIGHTS, safetensors.torch.save(bundle.weights))
-    location.write(CARD, _card(bundle).encode("utf-8"))
+    for name, text in (papers or {CARD: _card(bundle)}).items():
+        location.write(name, text.encode("utf-8"))
     location.write(DOCUMENT, json.dumps(document, indent=2, allow_nan=False).encode("utf-8"))
     return bundle.digest
 
@@ -208,6 +247,9 @@ def _altered(where: str, what: str, saved: str, found: str) -> BundleError:
 def _digest(settings: Bundle | _Document, weights_digest: str) -> str:
     names = ("model", "labels", "temperature", "threshold", "refer")
     decisive = {name: getattr(settings, name) for name in names}
+    # Bundles without them keep the digest that they had before there were such.
+    more = {name: getattr(settings, name) for name in ("knots", "study_threshold", "study_refer")}
+    decisive |= {name: value for name, value in more.items() if value is not None}
     return digest_json({**decisive, "prepare": settings.prepare.digest(), "weights": weights_digest})
 
 
@@ -235,21 +277,34 @@ def _facts(name: str, value: dict[str, Any]) -> dict[str, Any]:
         raise BundleError(f"{name}: must be a mapping of plain JSON values, got {exc}") from exc
 
 
-def _check_operating_point(bundle: Bundle) -> None:
+def _floats(values: Sequence[float] | None) -> tuple[float, ...] | None:
+    return None if values is None else tuple(float(value) for value in values)
+
+
+def _check_calibration(bundle: Bundle) -> None:
     labels = bundle.labels
     if len(labels) != 2 or labels[0] == labels[1] or not all(isinstance(label, str) and label for label in labels):
         raise BundleError(f"labels: must be two different names, got {labels!r}")
     if not 0 < bundle.temperature < math.inf:
         raise BundleError(f"temperature: must be above 0 and finite, got {bundle.temperature!r}")
-    if not 0 <= bundle.threshold <= 1:
-        raise BundleError(f"threshold: must be from 0 to 1, got {bundle.threshold!r}")
-    # A band beside the threshold would give positive, refer, positive as the probability rises.
-    if bundle.refer is not None and not (
-        len(bundle.refer) == 2 and 0 <= bundle.refer[0] <= bundle.threshold <= bundle.refer[1] <= 1
-    ):
+    if bundle.knots is None:
+        return
+    corners = np.array(bundle.knots if all(len(knot) == 2 for knot in bundle.knots) else [])
+    if len(corners) < 2 or not np.isfinite(corners).all() or not (np.diff(corners, axis=0) > 0).all():
         raise BundleError(
-            f"refer: must be (low, high) with 0 <= low <= threshold <= high <= 1, got {bundle.refer!r} "
-            f"with threshold {bundle.threshold!r}"
+            "knots: must be two or more pairs (logit, calibrated logit), finite and both rising from one to the next, "
+            f"got {bundle.knots!r}"
+        )
+
+
+def _check_operating_point(threshold: float, refer: tuple[float, float] | None, of: str = "") -> None:
+    if not 0 <= threshold <= 1:
+        raise BundleError(f"{of}threshold: must be from 0 to 1, got {threshold!r}")
+    # A band beside the threshold would give positive, refer, positive as the probability rises.
+    if refer is not None and not (len(refer) == 2 and 0 <= refer[0] <= threshold <= refer[1] <= 1):
+        raise BundleError(
+            f"{of}refer: must be (low, high) with 0 <= low <= threshold <= high <= 1, got {refer!r} "
+            f"with threshold {threshold!r}"
         )
 
 
@@ -271,40 +326,54 @@ def _check_weights(bundle: Bundle) -> None:
         raise BundleError(f"weights: must be finite, got NaN or infinity in {', '.join(bad[:5])}")
 
 
-def _card(bundle: Bundle) -> str:
+def answers(bundle: Bundle) -> list[str]:
+    """Sentences on how a bundle comes to its answer."""
     normal, tumor = bundle.labels
+    size, parameters = bundle.prepare.size, count_parameters(build(bundle.model))
     band = (
         "No band of probabilities is referred."
         if bundle.refer is None
         else f"Probabilities from {bundle.refer[0]:g} to below {bundle.refer[1]:g} are referred to a reader undecided."
     )
+    bent = "" if bundle.knots is None else f", after a rising map with {len(bundle.knots)} corners"
+    return [
+        f"Network `{bundle.model.name}`, {parameters:,} parameters, on {size} x {size} grey pixels.",
+        f"logit = z({tumor}) - z({normal}); probability = sigmoid(logit / {bundle.temperature:g}){bent}.",
+        f"Positive from {bundle.threshold:g} on. {band}",
+    ]
+
+
+def intended_use(bundle: Bundle) -> str:
+    return f"""The model gives one slice of an MR study of the head the probability that it shows `{bundle.labels[1]}`.
+It is meant for research, for searching archives and for ordering worklists. It is not a medical device: no diagnosis
+and no decision about treatment without review of the images by a qualified reader. It says nothing about other body
+parts, other modalities, or scanners, sequences and patients unlike those it was trained on."""
+
+
+def _card(bundle: Bundle) -> str:
+    normal, tumor = bundle.labels
+    how = "\n".join(f"* {sentence}" for sentence in answers(bundle))
     return f"""# Model card: slices of brain MRI, {normal} or {tumor}
 
 Bundle `{bundle.digest}`.
 
 ## Intended use
 
-The model gives one slice of an MR study of the head the probability that it shows `{tumor}`. It is meant for research,
-for searching archives and for ordering worklists. It is not a medical device: no diagnosis and no decision about
-treatment without review of the images by a qualified reader. It says nothing about other body parts, other modalities,
-or scanners, sequences and patients unlike those it was trained on.
+{intended_use(bundle)}
 
 ## How it answers
 
-* Network `{bundle.model.name}`, {count_parameters(build(bundle.model)):,} parameters, on {bundle.prepare.size} x \
-{bundle.prepare.size} grey pixels.
-* logit = z({tumor}) - z({normal}); probability = sigmoid(logit / {bundle.temperature:g}).
-* Positive from {bundle.threshold:g} on. {band}
+{how}
 
 ## Training data
 
-{_table(bundle.training)}
+{table(bundle.training)}
 
 ## Figures
 
 They hold for data like the above only. Where one is given, the interval in brackets is that of 95 % confidence.
 
-{_table(bundle.metrics)}
+{table(bundle.metrics)}
 
 {_proofs(bundle)}## How to score with it
 
@@ -317,7 +386,7 @@ were changed after training.
 
 ## Versions
 
-{_table(bundle.versions)}
+{table(bundle.versions)}
 """
 
 
@@ -329,12 +398,12 @@ def _proofs(bundle: Bundle) -> str:
 How far their answers are from those of plain fp32, on slices of validation. `auto` takes a way only where no answer is
 off by more than 0.01 and no decision is another one.
 
-{_table(bundle.proofs)}
+{table(bundle.proofs)}
 
 """
 
 
-def _table(facts: Mapping[str, Any]) -> str:
+def table(facts: Mapping[str, Any]) -> str:
     rows = [f"| {name} | {value} |" for name, value in _rows(facts)]
     return "\n".join(["| what | value |", "|---|---|", *rows]) if rows else "None were recorded."
 

@@ -76,3 +76,48 @@ class OptimiserConfig:
             raise ConfigError(f"label_smoothing: must be at least 0 and below 1, got {self.label_smoothing!r}")
         if self.schedule not in SCHEDULES:
             raise ConfigError(f"schedule: must be one of {', '.join(SCHEDULES)}, got {self.schedule!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationConfig:
+    """How the validation side makes logits mean probabilities, and where the line is drawn.
+
+    method: `temperature`, `platt` (slope and shift), `isotonic` (a rising line of several pieces), `none`; `auto`: the
+    first, unless another does better on groups it was not fitted to. target: which rate of validation must be at least
+    `at_least`: `sensitivity` or `specificity`, `none` for a threshold of 0.5. bound: what of that rate must reach it,
+    its lower Wilson bound or the estimate itself. refer: the share of validation, nearest the threshold, that is
+    referred; 0 for none.
+    """
+
+    method: str = "auto"
+    target: str = "sensitivity"
+    at_least: float = 0.95
+    bound: str = "lower"
+    refer: float = 0.05
+
+    def __post_init__(self) -> None:
+        for name, known in (
+            ("method", ("auto", "temperature", "platt", "isotonic", "none")),
+            ("target", ("sensitivity", "specificity", "none")),
+            ("bound", ("lower", "estimate")),
+        ):
+            if getattr(self, name) not in known:
+                raise ConfigError(f"{name}: must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+        if not 0 < self.at_least < 1:
+            raise ConfigError(f"at_least: must lie between 0 and 1, both excluded, got {self.at_least!r}")
+        if not 0 <= self.refer < 1:
+            raise ConfigError(f"refer: must be at least 0 and below 1, got {self.refer!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """How figures are given. rounds: of the bootstrap over groups. prevalences: for which predictive values stand."""
+
+    rounds: int = 1000
+    prevalences: tuple[float, ...] = (0.01, 0.1, 0.3)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.rounds, bool) or not isinstance(self.rounds, int) or not 100 <= self.rounds <= 100_000:
+            raise ConfigError(f"rounds: must be a whole number from 100 to 100000, got {self.rounds!r}")
+        if not all(0 < value < 1 for value in self.prevalences):
+            raise ConfigError(f"prevalences: must lie between 0 and 1, both excluded, got {self.prevalences!r}")

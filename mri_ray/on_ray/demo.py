@@ -49,13 +49,13 @@ def run(settings: TrainRun) -> str:
             ray=settings.ray,
         )
         scored = score.run(scoring, headline=HEADLINE).values
-    nothing = {"n": 0, "accuracy": None, "auroc": None}
+    nothing = {"n": 0, "auroc": None, "sensitivity": None, "specificity": None}
     test = scored["metrics"].get("test", nothing)
     studies = scored["levels"].get("study", {}).get("test", nothing)
     return (
         f"{HEADLINE}\n"
-        f"slices of patients it never saw: {test['n']}, accuracy {_figure(test['accuracy'])}, "
-        f"AUROC {_figure(test['auroc'])}\n"
+        f"slices of patients it never saw: {test['n']}, AUROC {_figure(test['auroc'])}, at validation's threshold "
+        f"sensitivity {_figure(test['sensitivity'])}, specificity {_figure(test['specificity'])}\n"
         f"their studies: {studies['n']}, AUROC {_figure(studies['auroc'])}\n"
         f"objects by state: {scored['counts']}\n"
         f"training report: {trained['report']}\n"

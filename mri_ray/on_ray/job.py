@@ -5,6 +5,7 @@ import secrets
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import cached_property
 from typing import Any
 
@@ -19,6 +20,7 @@ from mri_ray.archive.pseudonym import Identifiers, pseudonym, site_key
 from mri_ray.archive.select import leaves_out, selected
 from mri_ray.archive.storage import Location
 from mri_ray.cohort.columns import flagged
+from mri_ray.cohort.groups import group
 from mri_ray.cohort.labels import Matched, bring, labels_from_file, labels_from_folders, match
 from mri_ray.errors import ArchiveDenied, ArchiveError, ArchiveNotFound
 from mri_ray.learn.bundle import Bundle
@@ -30,7 +32,7 @@ from mri_ray.predict.worklist import as_csv, worklist
 from mri_ray.prepare.objects import Place, again
 from mri_ray.prepare.settings import PrepareConfig
 from mri_ray.records import Flag
-from mri_ray.report import answers
+from mri_ray.report import answers, subgroups
 from mri_ray.report.facts import Answers, Example, Facts
 from mri_ray.report.record import Record, last_complete, versions
 
@@ -245,7 +247,15 @@ class LabelledJob(Job):
     ) -> dict[str, Any]:
         """The fields of `report.facts.Facts`; shown: the examples."""
         self.warn_of_paths(found)
-        levels, figures = self._levels(bundle, found, results, matched, labelled)
+        levels, by_level = self._levels(bundle, found, results, matched, labelled)
+        evaluation = self._settings.evaluation
+        figures = answers.by_side(labelled, bundle, evaluation)
+        side = answers.most_telling(figures)
+        parts, worst = subgroups.Subgroups(), []
+        if side is not None:
+            details = answers.read(Location.of(found.uri, self._settings.storage), subgroups.COLUMNS)
+            parts = answers.by_subgroup(labelled, details, side, bundle, evaluation)
+            worst = answers.worst_groups(labelled, side, bundle)
         return {
             "run_id": self.record.run_id,
             "archive": self.archive.uri,
@@ -254,11 +264,15 @@ class LabelledJob(Job):
             "packs": found.packs,
             "reasons": found.reasons,
             "answers": labelled,
-            "metrics": answers.by_side(labelled, temperature=bundle.temperature, threshold=bundle.threshold),
-            "levels": figures,
+            "metrics": figures,
+            "levels": by_level,
+            "subgroups": parts,
+            "worst_groups": worst,
             "studies": {"studies": levels.studies.num_rows, "patients": levels.patients.num_rows}
             | {f"series with {flag}": number for flag, number in levels.series_flags.items()},
             "threshold": bundle.threshold,
+            "refer": bundle.refer,
+            "study_threshold": bundle.of_studies[0],
             "bundle_digest": bundle.digest,
             "examples": shown,
             "warnings": self.record.values["warnings"],
@@ -272,14 +286,15 @@ class LabelledJob(Job):
     ) -> tuple[studies.Levels, dict[str, dict[str, dict[str, Any]]]]:
         """Studies and patients, written beside the results, and their figures."""
         snapshot = Location.of(found.uri, self._settings.storage)
-        assigned = self._assigned(results, matched)
+        assigned = self.assigned(results, matched)
+        threshold, refer = bundle.of_studies
         join = studies.Join(
             snapshot=snapshot,
             assigned=assigned,
             place=self.tables / "series" / snapshot.name,
             rule=StudyRule(),
-            threshold=bundle.threshold,
-            refer=bundle.refer,
+            threshold=threshold,
+            refer=refer,
         )
         levels = join.run()
         self.tables.write_table("studies.parquet", levels.studies)
@@ -291,14 +306,36 @@ class LabelledJob(Job):
         self.record.note(series=join.place.uri, **tables)
         figures = answers.by_level(
             labelled,
-            join.with_keys(results),
+            studies.with_keys(results, assigned),
             {"study": levels.studies, "patient": levels.patients},
             flagged(results["flags"], [Flag.BLANK]),
-            threshold=bundle.threshold,
+            threshold=threshold,
+            evaluation=self._settings.evaluation,
         )
         return levels, figures
 
-    def _assigned(self, results: pa.Table, matched: Matched) -> pa.Table:
+    def groups_of(self, results: pa.Table, matched: Matched) -> np.ndarray:
+        """Whose slice each is, int32 (N,): of one patient, study or picture, as headers, labels and pixels tell.
+
+        -1 without a label: such a slice is in no figure.
+        """
+        labelled = np.flatnonzero(matched.label >= 0)
+        rows = results.select(["row_id", "pixel_digest", "flags", "patient_key", "study_key"]).take(pa.array(labelled))
+        rows = studies.with_keys(rows, self.assigned(results, matched))
+        found = np.full(results.num_rows, -1, np.int32)
+        found[labelled] = group(
+            rows["pixel_digest"].to_pylist(),
+            ~flagged(rows["flags"], [Flag.BLANK]),
+            (rows["patient_key"].to_pylist(),),
+            (rows["study_key"].to_pylist(),),
+        )
+        return found
+
+    def named(self, names: list[str]) -> list[str]:
+        """Sources as they may be told: their folders' names where paths are kept."""
+        return names if self.quote or len(names) == 1 else [f"source {number + 1}" for number in range(len(names))]
+
+    def assigned(self, results: pa.Table, matched: Matched) -> pa.Table:
         """Keys of the patients and studies that a labels file tells: a study is what one patient has on one date."""
         known = [i for i, patient in enumerate(matched.patient) if patient is not None]
         patients = [str(matched.patient[i]) for i in known]
@@ -361,6 +398,7 @@ class LabelledJob(Job):
             reasons=facts.reasons,
             metrics=facts.metrics,
             levels=facts.levels,
+            subgroups=asdict(facts.subgroups),
             bundle=place.uri,
             bundle_digest=bundle.digest,
             prepare_digest=bundle.prepare.digest(),

@@ -13,6 +13,7 @@ from mri_ray.archive import changes, runs
 from mri_ray.archive.manifest import Manifest
 from mri_ray.archive.storage import Location
 from mri_ray.cohort import sides
+from mri_ray.cohort.sources import sources
 from mri_ray.learn import bundle as bundles
 from mri_ray.on_ray import cluster, score_shards
 from mri_ray.on_ray.job import LabelledJob
@@ -120,7 +121,16 @@ class _Scoring(LabelledJob):
                 f"{trained:,} of {len(seen):,} slices were used to train or choose this bundle; figures of the sides "
                 "train and validation are no evidence"
             )
-        labelled = answers.answers(results, label=matched.label, side=seen)
+        group = self.groups_of(results, matched)
+        source, names = sources(self.paths(results), group)
+        labelled = answers.answers(
+            results,
+            label=matched.label,
+            side=seen,
+            group=group,
+            source=np.array(self.named(names))[source],
+            lesion_px=matched.lesion_px,
+        )
         shown, looks = self._looks(found, results, labelled)
         by_folder = self._folders(found)
         self.record.note(prefixes=None if by_folder is None else asdict(by_folder))

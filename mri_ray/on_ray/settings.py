@@ -13,7 +13,7 @@ from mri_ray.cohort.labels import DEFAULT_CLASSES, class_words
 from mri_ray.cohort.split import SplitConfig
 from mri_ray.decode.settings import DecodeConfig
 from mri_ray.errors import ConfigError
-from mri_ray.learn.settings import ModelConfig, OptimiserConfig
+from mri_ray.learn.settings import CalibrationConfig, EvaluationConfig, ModelConfig, OptimiserConfig
 from mri_ray.prepare.augment import AugmentConfig
 from mri_ray.prepare.settings import PrepareConfig
 
@@ -136,10 +136,18 @@ class LabelledRun(ArchiveRun):
 
     labels: str | None = None  # a CSV or Parquet file; None: the class is the folder's name, where it tells
     classes: dict[str, list[str]] = field(default_factory=_default_classes)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         class_words(self.classes)  # raises ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainEvaluation(EvaluationConfig):
+    """naive: also train on slices dealt at random, as most do, to show what such figures are worth."""
+
+    naive: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +162,8 @@ class TrainRun(LabelledRun):
     model: ModelConfig = field(default_factory=ModelConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     train: TrainSettings = field(default_factory=TrainSettings)
+    calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
+    evaluation: TrainEvaluation = field(default_factory=TrainEvaluation)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -27,6 +27,15 @@ class Levels:
     series_flags: dict[str, int]
 
 
+def with_keys(rows: pa.Table, assigned: pa.Table) -> pa.Table:
+    """Rows with the keys that labels tell (`Join.assigned`), where their headers tell none."""
+    place = pc.index_in(rows["row_id"], value_set=assigned["row_id"])
+    for name in ("patient_key", "study_key"):
+        filled = pc.coalesce(rows[name], assigned[name].take(place))
+        rows = rows.set_column(rows.schema.get_field_index(name), name, filled)
+    return rows
+
+
 @dataclass(frozen=True, kw_only=True)
 class Join:
     """What is joined, and how. assigned: row_id, patient_key and study_key of rows whose study only labels tell."""
@@ -47,7 +56,7 @@ class Join:
         if count > 1:
             found = self._spread(path, filesystem, count)
         else:
-            found = [self._bucket(self.with_keys(self._with_study(rows)), 0)]
+            found = [self._bucket(with_keys(self._with_study(rows), self.assigned), 0)]
         studies = pa.concat_tables([predict.STUDIES.empty_table(), *(part for part, _ in found)])
         flags: Counter[str] = Counter()
         for _, counts in found:
@@ -70,7 +79,7 @@ class Join:
         """The buckets, each by a task that holds it alone: what Ray's hash shuffle is for."""
 
         def numbered(rows: pa.Table) -> pa.Table:
-            rows = self.with_keys(rows)
+            rows = with_keys(rows, self.assigned)
             rows = rows.filter(pc.is_valid(rows["study_key"]))
             return rows.append_column("bucket", pa.array(cohort.buckets(rows["study_key"], count)))
 
@@ -88,14 +97,6 @@ class Join:
         tagged = rows.map_batches(numbered, batch_format="pyarrow", batch_size=None)
         done = tagged.groupby("bucket", num_partitions=count).map_groups(joined, batch_format="pyarrow")
         return [(pa.ipc.open_stream(row["studies"]).read_all(), json.loads(row["flags"])) for row in done.iter_rows()]
-
-    def with_keys(self, rows: pa.Table) -> pa.Table:
-        """Rows with the keys that labels tell, where their headers tell none."""
-        place = pc.index_in(rows["row_id"], value_set=self.assigned["row_id"])
-        for name in ("patient_key", "study_key"):
-            filled = pc.coalesce(rows[name], self.assigned[name].take(place))
-            rows = rows.set_column(rows.schema.get_field_index(name), name, filled)
-        return rows
 
     def _bucket(self, rows: pa.Table, number: int) -> tuple[pa.Table, dict[str, int]]:
         """Studies of the rows of whole studies, and their series by flag; writes the series."""

@@ -18,27 +18,37 @@ from mri_ray.archive.identity import digest, digest_json
 from mri_ray.archive.storage import Location
 from mri_ray.cohort import sides
 from mri_ray.cohort.assemble import INDEX, Cohort, assemble
+from mri_ray.cohort.held_out import divisions
 from mri_ray.cohort.split import SIDES, TEST, TRAIN, VALIDATION
 from mri_ray.errors import ConfigError, MriRayError, SplitError, TrainingFailed
 from mri_ray.learn import bundle as bundles
 from mri_ray.learn.bundle import Bundle
 from mri_ray.learn.model import build, count_parameters
+from mri_ray.learn.operate import settled
 from mri_ray.learn.plan import Rows
-from mri_ray.on_ray import cluster, ingest, progress, score_shards, train_worker
+from mri_ray.on_ray import cluster, ingest, progress, score_shards, train_worker, validate
+from mri_ray.on_ray.beside import trained_beside
 from mri_ray.on_ray.job import LabelledJob
 from mri_ray.on_ray.settings import TrainRun
 from mri_ray.on_ray.stream import Prepared
+from mri_ray.on_ray.studies import with_keys
 from mri_ray.on_ray.work import ONE_CPU, own_error
 from mri_ray.predict import snapshot
+from mri_ray.predict.levels import study_point
+from mri_ray.predict.predictor import probability
 from mri_ray.predict.prove import SLICES, prove
 from mri_ray.prepare.objects import states
 from mri_ray.records import State
-from mri_ray.report import answers, examples, pages
+from mri_ray.report import answers, card, examples, pages
 from mri_ray.report.facts import TrainingFacts
 from mri_ray.report.record import Record, judge, versions
 
 Weights = dict[str, torch.Tensor]
-_INDECISIVE = ("output", "cache", "storage", "ray", "shards", "max_quarantined_fraction")  # settings that change no fit
+# Settings that change no fit; what the split does to it, the cohort's digest tells.
+_INDECISIVE = (
+    *("output", "cache", "storage", "ray", "shards", "max_quarantined_fraction", "max_runtime_s"),
+    *("split", "calibration", "evaluation"),
+)
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +72,7 @@ class _Training(LabelledJob):
         super().__init__("train", settings, headline)
         self.settings = settings
         self.place = self.output / "bundle"
+        self.fit_names: list[str] = []
         self.cache = Location.of(settings.cache, settings.storage) if settings.cache else self.output
         self.prepared = ingest.prepared_location(
             self.cache, self.archive, settings.decode, settings.prepare, self.identifiers
@@ -78,21 +89,27 @@ class _Training(LabelledJob):
             )
         record.values["this_run"] |= prepared
         cohort = self._cohort()
+        others = divisions(cohort, settings.split, naive=settings.evaluation.naive, seed=settings.seed)
         with record.stage("training"):
             weights, history = self._fit(cohort)
-        bundle = self._bundle(weights, cohort)
+        # The test side is not looked at before the bundle is settled.
+        with record.stage("calibrating"):
+            bundle = self._settled(self._bundle(weights, cohort), cohort)
         with record.stage("proving"):
             bundle = replace(bundle, proofs=self._proofs(bundle, cohort))
+        with record.stage("training beside"):
+            beside = trained_beside(others, self._made, self._answered, settings.evaluation)
         with record.stage("evaluating"):
             found = self._score(bundle, cohort)
-            facts = self._facts(bundle, history, cohort, found)
+            facts = self._facts(bundle, history, cohort, found, beside)
         bundle = replace(bundle, metrics=facts.metrics)
-        bundles.save(bundle, self.place)
-        shown = ("split", "leakage", "history", "best_epoch")
+        bundles.save(bundle, self.place, card.papers(bundle, facts))
+        shown = ("split", "leakage", "history", "best_epoch", "operating", "held_out")
         record.note(results=found.uri, **{name: getattr(facts, name) for name in shown})
         self.publish(pages.training_page(facts), bundle, self.place, facts)
         # Only now: until the run is complete, a rerun goes on from the checkpoint; a finished name must not.
-        (self.output / "checkpoints" / self.fit_name).delete_all()
+        for name in self.fit_names:
+            (self.output / "checkpoints" / name).delete_all()
 
     def _cohort(self) -> Cohort:
         settings = self.settings
@@ -112,6 +129,7 @@ class _Training(LabelledJob):
             seed=settings.seed,
             quote=self.quote,
         )
+        cohort = replace(cohort, sources=self.named(cohort.sources))
         for side, counts in cohort.counts().items():
             log.info("%s: %s", side, ", ".join(f"{number:,} {name}" for name, number in counts.items()))
         for warning in cohort.warnings():
@@ -138,10 +156,11 @@ class _Training(LabelledJob):
         )
         # The same settings on the same rows go on where a killed run stopped; anything else starts anew.
         decisive = {name: value for name, value in asdict(settings).items() if name not in _INDECISIVE}
-        self.fit_name = digest("fit", digest_json(decisive), cohort.digest())
+        name = digest("fit", digest_json(decisive), cohort.digest())
+        self.fit_names.append(name)
         try:
             with progress.relayed() as queue:
-                result = self._trainer(task, queue).fit()
+                result = self._trainer(name, task, queue).fit()
         except ray.train.TrainingFailedError as exc:
             raise _named(exc) from exc
         assert result.checkpoint is not None, "a training that ended has reported an epoch"
@@ -160,7 +179,7 @@ class _Training(LabelledJob):
         task = ray.remote(prove).options(**({"num_gpus": 1} if cluster.gpus() else ONE_CPU))
         return ray.get(task.remote(bundle, images))
 
-    def _trainer(self, task: train_worker.Task, queue: Queue) -> ray.train.torch.TorchTrainer:
+    def _trainer(self, name: str, task: train_worker.Task, queue: Queue) -> ray.train.torch.TorchTrainer:
         settings = self.settings.train
         filesystem, path = (self.output / "checkpoints").arrow()
         return ray.train.torch.TorchTrainer(
@@ -168,7 +187,7 @@ class _Training(LabelledJob):
             train_loop_config={"task": task, "queue": queue},
             scaling_config=_scaling(settings.workers),
             run_config=ray.train.RunConfig(
-                name=self.fit_name,
+                name=name,
                 storage_path=path,
                 storage_filesystem=filesystem,
                 failure_config=ray.train.FailureConfig(max_failures=settings.max_failures),
@@ -184,6 +203,7 @@ class _Training(LabelledJob):
             "split": asdict(settings.split) | {"seed": settings.seed},
             "counts": cohort.counts(),
             "leakage": asdict(cohort.leakage),
+            "sources": cohort.sources,
         }
         return Bundle(
             model=replace(settings.model, pretrained=None),
@@ -192,6 +212,39 @@ class _Training(LabelledJob):
             training=training,
             versions=versions(),
         )
+
+    def _settled(self, bundle: Bundle, cohort: Cohort) -> Bundle:
+        """With calibration and operating points by the validation side."""
+        settings = self.settings
+        bundle, logits, warnings = self._by_validation(bundle, cohort)
+        mine = np.flatnonzero(cohort.side == VALIDATION)
+        rows = cohort.index.take(pa.array(mine))
+        rows = with_keys(rows, self.assigned(rows, self.labels_of(rows)))
+        point = study_point(
+            rows, cohort.label[mine], probability(logits, bundle), settings.calibration, settings.evaluation
+        )
+        for warning in (*warnings, *(point.warnings if point else ())):
+            self.warn(warning)
+        return replace(
+            bundle,
+            study_threshold=point.threshold if point else None,
+            study_refer=point.refer if point else None,
+            operating=bundle.operating | {"studies": point.facts if point else None},
+        )
+
+    def _by_validation(self, bundle: Bundle, cohort: Cohort) -> tuple[Bundle, np.ndarray, tuple[str, ...]]:
+        settings, mine = self.settings, cohort.side == VALIDATION
+        logits = self._answered(bundle, cohort, VALIDATION)
+        label, group = cohort.label[mine], cohort.group[mine]
+        made, warnings = settled(bundle, label, logits, group, settings.calibration, settings.evaluation)
+        return made, logits, warnings
+
+    def _made(self, cohort: Cohort) -> Bundle:
+        """A training beside the one that is delivered, calibrated by its own validation side."""
+        return self._by_validation(self._bundle(self._fit(cohort)[0], cohort), cohort)[0]
+
+    def _answered(self, bundle: Bundle, cohort: Cohort, side: int) -> np.ndarray:
+        return validate.logits(bundle, self._rows_at(), _rows(cohort, side))
 
     def _score(self, bundle: Bundle, cohort: Cohort) -> snapshot.Snapshot:
         """Answers of the bundle for every prepared row, through the same path that scores archives."""
@@ -219,13 +272,27 @@ class _Training(LabelledJob):
         return snapshot.build(self.manifest, results, self.output / "snapshots")
 
     def _facts(
-        self, bundle: Bundle, history: list[train_worker.Epoch], cohort: Cohort, found: snapshot.Snapshot
+        self,
+        bundle: Bundle,
+        history: list[train_worker.Epoch],
+        cohort: Cohort,
+        found: snapshot.Snapshot,
+        beside: list[dict[str, Any]],
     ) -> TrainingFacts:
         results = answers.read(Location.of(found.uri, self.settings.storage))
         row_ids = cohort.index["row_id"].combine_chunks()
-        label = answers.lookup(results["row_id"], row_ids, cohort.label, -1)
-        side = np.array([*SIDES, ""])[answers.lookup(results["row_id"], row_ids, cohort.side, len(SIDES))]
-        labelled = answers.answers(results, label=label, side=side)
+
+        def known(values: np.ndarray, default: Any) -> np.ndarray:
+            return answers.lookup(results["row_id"], row_ids, values, default)
+
+        labelled = answers.answers(
+            results,
+            label=known(cohort.label, -1),
+            side=np.array([*SIDES, ""])[known(cohort.side, len(SIDES))],
+            group=known(cohort.group, -1),
+            source=np.array([*cohort.sources, ""])[known(cohort.source, -1)],
+            lesion_px=known(cohort.lesion_px, np.nan),
+        )
         shown = "test" if np.any(cohort.side == TEST) else "validation"
         chosen = examples.choose(labelled, results, bundle.threshold, usable=self.showable(results), side=shown)
         pictures = self.pictures(bundle, results, examples.rows(chosen))
@@ -238,6 +305,9 @@ class _Training(LabelledJob):
             split=cohort.counts(),
             leakage=asdict(cohort.leakage),
             parameters=count_parameters(build(bundle.model)),
+            operating=bundle.operating,
+            held_out=beside,
+            audit=bundle.training.get("audit", {}),
         )
 
 

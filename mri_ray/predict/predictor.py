@@ -78,12 +78,12 @@ class Predictor:
         compiled = self._compiled
         logit = self._logits(images, self.precision) if compiled is None else compiled.logits(images)
         if self._proof is not None:
-            again = np.flatnonzero(doubtful(logit / self.bundle.temperature, self.bundle, self._proof.margin))
+            again = np.flatnonzero(doubtful(logit, self.bundle, self._proof.margin))
             logit[again] = self._logits(images[again], Precision.FP32)
         if bad := np.flatnonzero(~np.isfinite(logit)).tolist():
             # NaN compares as below every threshold, and would be called negative.
             raise RunError(f"logit: must be finite, got {logit[bad[0]]} at {self.precision} for picture {bad[0]}")
-        found = probability(logit, self.bundle.temperature)
+        found = probability(logit, self.bundle)
         return Predictions(
             logit=logit,
             probability=found,
@@ -115,9 +115,9 @@ def _steady(net: nn.Module) -> nn.Module:
     return net
 
 
-def probability(logit: np.ndarray, temperature: float) -> np.ndarray:
+def probability(logit: np.ndarray, bundle: Bundle) -> np.ndarray:
     """Calibrated, float32 as given."""
-    return torch.sigmoid(torch.from_numpy(logit).double() / temperature).float().numpy()
+    return torch.sigmoid(torch.from_numpy(bundle.calibrated(logit))).float().numpy()
 
 
 def decide(

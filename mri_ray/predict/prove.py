@@ -59,9 +59,9 @@ def _proven(
         images, plain = images[:_EMULATED_SLICES], plain[:_EMULATED_SLICES]
     unproven = Predictor(replace(bundle, proofs={}), precision=precision.value, device=device, engine=engine)
     fast = unproven.predict(images).logit
-    allowed = margin((fast - plain) / bundle.temperature)
-    again = doubtful(fast / bundle.temperature, bundle, allowed)
-    answers = [probability(logit, bundle.temperature) for logit in (np.where(again, plain, fast), plain)]
+    allowed = margin(fast - plain)
+    again = doubtful(fast, bundle, allowed)
+    answers = [probability(logit, bundle) for logit in (np.where(again, plain, fast), plain)]
     decisions = [decide(values, threshold=bundle.threshold, refer=bundle.refer) for values in answers]
     away = np.abs(answers[0].astype(np.float64) - answers[1])
     return Proof(

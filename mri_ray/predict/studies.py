@@ -33,7 +33,7 @@ from mri_ray.cohort.columns import (
     starts,
     whole,
 )
-from mri_ray.cohort.series import SeriesFlag
+from mri_ray.cohort.series import SERIES, SeriesFlag
 from mri_ray.errors import ConfigError
 from mri_ray.predict.predictor import decide
 from mri_ray.records import SCHEMA_VERSION, Decision, Flag, State
@@ -139,6 +139,14 @@ def studies(
     }
     found["decision"] = _decisions(found["probability"], threshold, refer)
     return pa.table([cast(found[field.name], field.type) for field in STUDIES], schema=STUDIES)
+
+
+def of_slices(rows: pa.Table, probability: np.ndarray, *, rule: StudyRule) -> pa.Table:
+    """STUDIES of prepared slices (with COLUMNS but for state, probability and decision) whose probability is known."""
+    told = {"state": pa.repeat(State.SCORED.value, rows.num_rows), "probability": pa.array(probability)}
+    told["decision"] = pa.nulls(rows.num_rows, pa.string())
+    whole_rows = pa.table({**{name: rows[name] for name in COLUMNS if name not in told}, **told})
+    return studies(whole_rows, SERIES.empty_table(), rule=rule, threshold=0.5, refer=None)
 
 
 def patients(studies: pa.Table) -> pa.Table:

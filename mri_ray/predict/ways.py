@@ -10,6 +10,7 @@ import torch
 from mri_ray.errors import BundleError, ConfigError
 from mri_ray.learn.bundle import Bundle
 from mri_ray.learn.device import Precision, choose_precision
+from mri_ray.metrics import sigmoid
 from mri_ray.predict.vino import is_there
 
 BOUND = 0.01  # of |dp|
@@ -24,7 +25,7 @@ class Proof:
     """A way's answers against those of plain fp32 for the same slices.
 
     max_dp, mean_dp, flips (positive for negative, or the reverse): with the slices that are `doubtful` computed again
-    in fp32. again: the part of them. margin: of the calibrated logit, by which the fast answers alone may be off.
+    in fp32. again: the part of them. margin: of the logit, by which the fast answers alone may be off.
     """
 
     slices: int
@@ -44,16 +45,21 @@ class Proof:
 
 
 def margin(away: np.ndarray) -> float:
-    """Of a way whose calibrated logits were so far from fp32's."""
+    """Of a way whose logits were so far from fp32's."""
     return _SAFETY * float(np.abs(away).max())
 
 
-def doubtful(calibrated: np.ndarray, bundle: Bundle, margin: float) -> np.ndarray:
-    """Which logits are too near a decision, or to 0, for an error of `margin` to pass: bool (N,)."""
-    p = 1 / (1 + np.exp(-calibrated.astype(np.float64)))
-    doubt = p * (1 - p) * margin > BOUND
+def doubtful(logit: np.ndarray, bundle: Bundle, margin: float) -> np.ndarray:
+    """Which logits are too near a decision, or to where the probability is steep, for an error of `margin` to pass.
+
+    bool (N,).
+    """
+    low, middle, high = (bundle.calibrated(logit.astype(np.float64) + away) for away in (-margin, 0.0, margin))
+    least, p, most = (sigmoid(z) for z in (low, middle, high))
+    doubt = np.maximum(most - p, p - least) > BOUND
     for edge in {bundle.threshold, *(bundle.refer or ())} - {0.0, 1.0}:
-        doubt |= np.abs(calibrated - math.log(edge / (1 - edge))) <= margin
+        line = math.log(edge / (1 - edge))
+        doubt |= (low <= line) & (line <= high)
     return doubt
 
 

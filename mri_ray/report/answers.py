@@ -1,6 +1,6 @@
 """The results table, read back and brought together with what is known: labels, and sides of a split."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,11 @@ import pyarrow.dataset as ds
 
 from mri_ray import metrics
 from mri_ray.archive.storage import Location
+from mri_ray.learn.bundle import Bundle
+from mri_ray.learn.operate import referred
+from mri_ray.learn.settings import EvaluationConfig
 from mri_ray.predict.levels import level_figures, level_labels
+from mri_ray.report import subgroups
 from mri_ray.report.facts import Answers
 
 COLUMNS = [
@@ -20,12 +24,12 @@ COLUMNS = [
 ]
 
 
-def read(snapshot: Location) -> pa.Table:
-    """The slices of a snapshot that have an answer: the columns COLUMNS, some 350 bytes each."""
+def read(snapshot: Location, columns: Sequence[str] = COLUMNS) -> pa.Table:
+    """The slices of a snapshot that have an answer, always in the same order; with COLUMNS some 350 bytes each."""
     filesystem, path = snapshot.arrow()
     rows = ds.dataset(path, filesystem=filesystem, format="parquet")
     # Reading further ahead takes as much again as all that is kept.
-    some = rows.scanner(COLUMNS, filter=ds.field("logit").is_valid(), batch_readahead=2, fragment_readahead=2)
+    some = rows.scanner([*columns], filter=ds.field("logit").is_valid(), batch_readahead=2, fragment_readahead=2)
     table = some.to_table()
     pa.default_memory_pool().release_unused()
     return table
@@ -40,30 +44,128 @@ def lookup(wanted: pa.ChunkedArray, known: Any, values: np.ndarray, default: Any
     return found
 
 
-def answers(results: pa.Table, *, label: np.ndarray, side: np.ndarray) -> Answers:
-    """label int8 (N,), -1 unknown; side str (N,), "" none: in the order of the results (`read`)."""
+def answers(
+    results: pa.Table,
+    *,
+    label: np.ndarray,
+    side: np.ndarray,
+    group: np.ndarray,
+    source: np.ndarray,
+    lesion_px: np.ndarray,
+) -> Answers:
+    """What is known beside the results (`read`) and in their order, as of `facts.Answers`."""
     return Answers(
         row_id=results["row_id"].to_numpy(),
         label=label,
         logit=results["logit"].to_numpy(),
         probability=results["probability"].to_numpy(),
         side=side,
+        group=group,
+        source=source,
+        lesion_px=lesion_px,
     )
 
 
-def by_side(found: Answers, *, temperature: float, threshold: float) -> dict[str, dict[str, Any]]:
-    """The figures of every side that has labelled slices, in the order train, validation, test, others."""
+def by_side(found: Answers, bundle: Bundle, evaluation: EvaluationConfig) -> dict[str, dict[str, Any]]:
+    """The figures of every side that has labelled slices, in the order train, validation, test, others.
+
+    Beside those of `metrics.evaluate`: what they are `uncalibrated`, and what is `referred`.
+    """
     figures = {}
     for name in _in_order(np.unique(found.side[found.label >= 0]).tolist()):
-        mine = (found.side == name) & (found.label >= 0)
-        figures[name] = metrics.evaluate(
-            found.label[mine], found.logit[mine], temperature=temperature, threshold=threshold
-        )
+        mine = np.flatnonzero((found.side == name) & (found.label >= 0))
+        label, raw = found.label[mine], found.logit[mine]
+        figures[name] = figures_of(found, mine, bundle, evaluation) | {
+            "uncalibrated": metrics.uncalibrated(label, raw),
+            "referred": referred(label, bundle.calibrated(raw), bundle.threshold, bundle.refer),
+        }
     return figures
 
 
+def figures_of(found: Answers, rows: np.ndarray, bundle: Bundle, evaluation: EvaluationConfig) -> dict[str, Any]:
+    """What `metrics.evaluate` gives for some labelled rows (positions) at the bundle's operating point."""
+    return metrics.evaluate(
+        found.label[rows],
+        bundle.calibrated(found.logit[rows]),
+        threshold=bundle.threshold,
+        groups=found.group[rows],
+        prevalences=evaluation.prevalences,
+        rounds=evaluation.rounds,
+    )
+
+
+def by_subgroup(
+    found: Answers, details: pa.Table, side: str, bundle: Bundle, evaluation: EvaluationConfig
+) -> subgroups.Subgroups:
+    """Figures of parts of one side. details: of the same rows the columns `subgroups.COLUMNS`."""
+    rows = np.flatnonzero((found.side == side) & (found.label >= 0))
+    details = details.take(pa.array(rows))
+    kinds = subgroups.kinds(details, found.source[rows])
+    untold = subgroups.untold(kinds)
+    parts: list[dict[str, Any]] = []
+    for kind in (kind for kind in kinds if kind not in untold):
+        for name, inside in subgroups.in_order(kinds[kind]):
+            mine = rows[inside]
+            held = {"n": len(mine), "groups": len(np.unique(found.group[mine]))}
+            small = subgroups.small(**held)
+            figures = None if small else figures_of(found, mine, bundle, evaluation)
+            positives = int(found.label[mine].sum())
+            parts.append(
+                {"kind": kind, "name": name, **held, "positives": positives, "small": small, "figures": figures}
+            )
+    tumors = found.label[rows] == 1
+    sizes, unit = subgroups.lesion_sizes(details.filter(pa.array(tumors)), found.lesion_px[rows[tumors]])
+    lesions = subgroups.sensitivities(
+        subgroups.lesion_classes(sizes, unit),
+        metrics.sigmoid(bundle.calibrated(found.logit[rows[tumors]])) >= bundle.threshold,
+        found.group[rows[tumors]],
+        unit,
+        evaluation.rounds,
+    )
+    known = np.isfinite(sizes).any()
+    untold += [] if known else ["size of the lesion"]
+    return subgroups.Subgroups(side=side, parts=parts, lesions=lesions if known else [], unit=unit, untold=untold)
+
+
+def worst_groups(found: Answers, side: str, bundle: Bundle, most: int = 8) -> list[dict[str, Any]]:
+    """Groups of a side with wrong decisions, those with the most first: {n, positives, missed, alarms, row_id}.
+
+    row_id: of the slice whose answer is furthest off; it leads to the rows of the results.
+    """
+    rows = np.flatnonzero((found.side == side) & (found.label >= 0))
+    truth, probability = found.label[rows] == 1, metrics.sigmoid(bundle.calibrated(found.logit[rows]))
+    missed, alarms = truth & (probability < bundle.threshold), ~truth & (probability >= bundle.threshold)
+    number = np.unique(found.group[rows], return_inverse=True)[1]
+    wrong = np.bincount(number, missed | alarms)
+    worst = [group for group in np.argsort(-wrong, kind="stable")[:most] if wrong[group]]
+    told = []
+    for group in worst:
+        mine = np.flatnonzero(number == group)
+        furthest = mine[np.argmax(np.abs(probability[mine] - truth[mine]))]
+        told.append(
+            {"n": len(mine), "positives": int(truth[mine].sum())}
+            | {"missed": int(missed[mine].sum()), "alarms": int(alarms[mine].sum())}
+            | {"row_id": str(found.row_id[rows[furthest]])}
+        )
+    return told
+
+
+def most_telling(figures: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """The larger side that the network has not met; where there is none, validation, else training."""
+    fresh = [name for name in ("test", "unseen") if name in figures]
+    if fresh:
+        return max(fresh, key=lambda name: figures[name]["n"])
+    return next((name for name in ("validation", "train") if name in figures), None)
+
+
 def by_level(
-    found: Answers, keys: pa.Table, levels: Mapping[str, pa.Table], blank: np.ndarray, *, threshold: float
+    found: Answers,
+    keys: pa.Table,
+    levels: Mapping[str, pa.Table],
+    blank: np.ndarray,
+    *,
+    threshold: float,
+    evaluation: EvaluationConfig,
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """The figures of studies and patients, by level and side.
 
@@ -82,7 +184,7 @@ def by_level(
         sides = _least(keys[name], rank, ~blank, labels["key"])
         for code, side in enumerate(order):
             mine = labels.filter(pa.array(sides == code))
-            if (values := level_figures(table, name, mine, threshold=threshold)) is not None:
+            if (values := level_figures(table, name, mine, threshold=threshold, evaluation=evaluation)) is not None:
                 figures.setdefault(level, {})[side] = values
     return figures
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from mri_ray.report.folders import Folders
+from mri_ray.report.subgroups import Subgroups
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -39,13 +40,20 @@ class Case:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Answers:
-    """Slices with their answers; arrays (N,). label: int8, 1 tumor, 0 normal, -1 unknown. side: str, "" for none."""
+    """Slices with their answers; arrays (N,). label: int8, 1 tumor, 0 normal, -1 unknown. side: str, "" for none.
+
+    logit: as the network gives it. group: whose slice it is, among the labelled ones. source: str, "" where there is
+    one only. lesion_px: pixels of the lesion on it, NaN where that is not known.
+    """
 
     row_id: np.ndarray
     label: np.ndarray
     logit: np.ndarray
     probability: np.ndarray
     side: np.ndarray
+    group: np.ndarray
+    source: np.ndarray
+    lesion_px: np.ndarray
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -63,6 +71,10 @@ class Facts:
     levels: dict[str, dict[str, dict[str, Any]]]  # `study` and `patient`, by side: what predict.levels gives
     studies: dict[str, int]  # how many studies and patients the slices belong to, and series by flag
     threshold: float
+    refer: tuple[float, float] | None
+    study_threshold: float
+    subgroups: Subgroups  # of the side that tells most
+    worst_groups: list[dict[str, Any]]  # of that side: what `answers.worst_groups` gives
     bundle_digest: str
     examples: list[Example]
     warnings: list[str]
@@ -76,6 +88,8 @@ class TrainingFacts(Facts):
     """history: one dict an epoch (epoch, train_loss, train_accuracy, validation_loss, validation_accuracy,
     validation_auroc or None, images_per_s, waiting, seconds). best_epoch: the one the bundle holds, from 1.
     split: by side {rows, tumor, groups}. leakage: {groups, crossing, test_rows, test_rows_with_copy_in_train}.
+    operating: as in the bundle. held_out: trainings beside this one, as `on_ray.beside` tells them. audit: what tells
+    the class besides the picture, where it was looked for.
     """
 
     history: list[dict[str, Any]]
@@ -84,6 +98,9 @@ class TrainingFacts(Facts):
     split: dict[str, dict[str, int]]
     leakage: dict[str, int]
     parameters: int
+    operating: dict[str, Any] = field(default_factory=dict)
+    held_out: list[dict[str, Any]] = field(default_factory=list)
+    audit: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -1,7 +1,7 @@
 """The report of a run as one self-contained HTML page: facts in, text out; nothing on it is fetched."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
 
@@ -9,27 +9,16 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from mri_ray import metrics
 from mri_ray.errors import Reason
 from mri_ray.records import Decision
 from mri_ray.report import plots, sections
+from mri_ray.report.answers import most_telling
 from mri_ray.report.facts import Answers, Facts, ScoringFacts, TrainingFacts
+from mri_ray.report.figures import FIGURES, Show, beside, by_level, by_side, cell, lesions, operating, parts, predictive
 from mri_ray.report.sections import STATES, drawn
-from mri_ray.report.text import PERCENT, count, duration, marked, number, percent
+from mri_ray.report.text import count, duration, marked, number, percent, short
 
-Show = Callable[[Any], str]
-
-
-# The figures of a side: name by key of `metrics.evaluate`, and how each is shown.
-FIGURES: dict[str, tuple[str, Show]] = {
-    "accuracy": ("Accuracy", percent),
-    "auroc": ("AUROC", number),
-    "sensitivity": ("Sensitivity", percent),
-    "specificity": ("Specificity", percent),
-    "loss": ("Loss", number),
-    "brier": ("Brier score", number),
-    "ece": ("ECE", number),
-}
-CONFUSION = {"tp": "True positives", "fp": "False positives", "tn": "True negatives", "fn": "False negatives"}
 TILES = ("auroc", "accuracy", "sensitivity", "specificity")
 
 EPOCH: dict[str, tuple[str, Show]] = {
@@ -51,7 +40,10 @@ def training_page(facts: TrainingFacts) -> str:
     side = values["side"]
     rows, groups = (sum(held[key] for held in facts.split.values()) for key in ("rows", "groups"))
     values |= {
-        "tiles": [(FIGURES[key][0], *_cell(facts.metrics[side], key)) for key in TILES] if side else [],
+        "tiles": [(FIGURES[key][0], *cell(facts.metrics[side], key)) for key in TILES] if side else [],
+        "operating": list(operating(facts)),
+        "beside": list(beside(facts)),
+        "reliability": drawn(plots.reliability(_bins(facts, side), side)) if side else None,
         "curves": [drawn(svg) for svg in plots.learning_curves(facts.history, facts.best_epoch)],
         "lone_pictures": rows == groups,
         "no_patients": facts.settings.get("labels") is None,
@@ -71,15 +63,15 @@ def scoring_page(facts: ScoringFacts) -> str:
     values["warnings"] += sections.unaccounted(facts)
     values |= {
         "tiles": [
-            ("objects in the archive", count(facts.counts["objects"]), ""),
-            ("slices with an answer", count(len(scores)), ""),
+            ("objects in the archive", count(facts.counts["objects"]), []),
+            ("slices with an answer", count(len(scores)), []),
             *(
-                (f"slices: {name}", count(n), percent(n / len(scores)) if len(scores) else "")
+                (f"slices: {name}", count(n), [percent(n / len(scores))] if len(scores) else [])
                 for name, n in decided
                 if n or name == Decision.POSITIVE
             ),
-            ("quarantined objects", count(facts.counts["quarantined"]), ""),
-            *([(f"AUROC, {side} side", *_cell(facts.metrics[side], "auroc"))] if side else []),
+            ("quarantined objects", count(facts.counts["quarantined"]), []),
+            *([(f"AUROC, {side} side", *cell(facts.metrics[side], "auroc"))] if side else []),
         ],
         "slices": len(scores),
         "reached": reached,
@@ -99,20 +91,26 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"count": count, "duration": duration, "marked": marked}
+    environment.filters |= {"count": count, "duration": duration, "marked": marked, "short": short}
     return environment
 
 
 def _shared(facts: Facts) -> dict[str, Any]:
     """What the base template asks for."""
-    side = _most_telling(facts.metrics)
+    side = most_telling(facts.metrics)
     return {
         "facts": facts,
         "warnings": [*facts.warnings, *_unaccounted(facts.counts)],
         "side": side,
         "sides": list(facts.metrics),
-        "figures": list(_figures(facts.metrics)),
-        "levels": list(_levels(facts.levels)),
+        "figures": list(by_side(facts.metrics)),
+        "levels": list(by_level(facts.levels)),
+        "predictive": list(predictive(facts.metrics[side])) if side else [],
+        "parts": list(parts(facts.subgroups)),
+        "lesions": list(lesions(facts.subgroups)),
+        "lesion_plot": drawn(plots.lesions(facts.subgroups.lesions, facts.subgroups.unit))
+        if facts.subgroups.lesions
+        else None,
         "side_plots": list(_side_plots(facts, side)) if side else [],
         "both_classes": side is not None and facts.metrics[side]["auroc"] is not None,
         "states": list(_states(facts.counts)),
@@ -122,38 +120,9 @@ def _shared(facts: Facts) -> dict[str, Any]:
     }
 
 
-def _most_telling(metrics: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """The larger side that the network has not met; where there is none, validation, else training."""
-    fresh = [name for name in ("test", "unseen") if name in metrics]
-    if fresh:
-        return max(fresh, key=lambda name: metrics[name]["n"])
-    return next((name for name in ("validation", "train") if name in metrics), None)
-
-
-def _figures(metrics: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, list[tuple[str, str]]]]:
-    """Each figure's name, and for every side its value and interval as text."""
-    found = metrics.values()
-    yield "Slices", [(count(side["n"]), "") for side in found]
-    yield "With tumor", [(count(side["positives"]), "") for side in found]
-    for key, (name, _) in FIGURES.items():
-        yield name, [_cell(side, key) for side in found]
-    for key, name in CONFUSION.items():
-        yield name, [(count(side["confusion"][key]), "") for side in found]
-
-
-def _levels(levels: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Iterator[tuple[str, str, list[tuple[str, str]]]]:
-    """Level, side, and the figures as text: how many, with tumor, sensitivity, specificity, AUROC."""
-    for level, sides in levels.items():
-        for side, found in sides.items():
-            counts = [(count(found["n"]), ""), (count(found["positives"]), "")]
-            yield level, side, counts + [_cell(found, key) for key in ("sensitivity", "specificity", "auroc")]
-
-
-def _cell(found: Mapping[str, Any], key: str) -> tuple[str, str]:
-    show = FIGURES[key][1]
-    interval = found.get(f"{key}_interval")
-    spread = " to ".join(show(bound) for bound in interval).replace(PERCENT, "", 1) if interval else ""
-    return show(found[key]), spread
+def _bins(facts: Facts, side: str) -> list[dict[str, Any]]:
+    mine = _labelled(facts.answers, side)
+    return metrics.reliability(facts.answers.label[mine], facts.answers.probability[mine])
 
 
 def _side_plots(facts: Facts, side: str) -> Iterator[Markup]:
@@ -162,8 +131,12 @@ def _side_plots(facts: Facts, side: str) -> Iterator[Markup]:
     yield drawn(plots.confusion(figures["confusion"]))
     if figures["auroc"] is not None:
         at = (1 - figures["specificity"], figures["sensitivity"])
-        yield drawn(plots.roc(answers.label[mine], answers.logit[mine], area=figures["auroc"], operating=at))
-    yield drawn(plots.score_histogram(answers.probability[mine], answers.label[mine], facts.threshold))
+        label, scores = answers.label[mine], answers.logit[mine]
+        yield drawn(plots.roc(label, scores, area=figures["auroc"], operating=at))
+        called = figures["confusion"]["tp"] + figures["confusion"]["fp"]
+        point = (at[1], figures["confusion"]["tp"] / called) if called else None
+        yield drawn(plots.precision_recall(label, scores, area=figures["auprc"], operating=point))
+    yield drawn(plots.score_histogram(answers.probability[mine], answers.label[mine], facts.threshold, facts.refer))
 
 
 def _labelled(answers: Answers, side: str) -> np.ndarray:

@@ -149,6 +149,59 @@ def roc(labels: ArrayLike, scores: ArrayLike, *, area: float, operating: tuple[f
         return _svg(figure, "roc", f"ROC curve with an area of {area:.4f}")
 
 
+def precision_recall(
+    labels: ArrayLike, scores: ArrayLike, *, area: float, operating: tuple[float, float] | None
+) -> str:
+    """area: average precision. operating: recall and precision at the threshold in use; None where none is positive.
+
+    Raises ValueError with one class only.
+    """
+    precision, recall = (values[::-1] for values in metrics.precision_recall_curve(labels, scores))
+    chosen = np.unique(np.searchsorted(recall, np.linspace(0, 1, ROC_POINTS)).clip(max=len(recall) - 1))
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _axes("Precision and recall", "sensitivity (recall)", "precision (PPV here)")
+        share = float(np.mean(np.asarray(labels)))
+        axes.axhline(share, color=FAINT, linewidth=1, linestyle=":", label=f"share with tumor {share:.3f}")
+        axes.plot(recall[chosen], precision[chosen], color=FIRST, label=f"AUPRC {area:.4f}")
+        if operating is not None:
+            axes.plot(*operating, marker="o", color=SECOND, linestyle="", label="at the threshold")
+        axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
+        axes.legend(loc="lower left")
+        return _svg(figure, "precision-recall", f"Precision-recall curve with an area of {area:.4f}")
+
+
+def reliability(bins: Sequence[Mapping[str, Any]], side: str) -> str:
+    """bins: of `metrics.reliability`. Dots grow with the number of slices; bars are Wilson's."""
+    p, frequency, n = (np.array([entry[key] for entry in bins], float) for key in ("probability", "frequency", "n"))
+    low, high = np.array([entry["frequency_interval"] for entry in bins]).T
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _axes(f"Reliability, {side} side", "mean probability in the bin", "share with tumor")
+        axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=":")
+        axes.errorbar(p, frequency, yerr=[frequency - low, high - frequency], fmt="none", ecolor=FIRST, elinewidth=1)
+        axes.scatter(p, frequency, s=12 + 120 * n / n.max(), color=FIRST, alpha=0.7, linewidth=0)
+        axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+        return _svg(figure, "reliability", f"Share with tumor by mean probability in {len(p)} bins")
+
+
+def lesions(rows: Sequence[Mapping[str, Any]], unit: str) -> str:
+    """rows: of `subgroups.Subgroups.lesions`. Bars over groups where there are enough, else Wilson's."""
+    found = np.array([row["sensitivity"] for row in rows])
+    low, high = np.array([row["sensitivity_bootstrap"] or row["sensitivity_interval"] for row in rows]).T
+    places = np.arange(len(rows))
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _axes("Sensitivity by size of the lesion", f"{unit} on the slice", "")
+        # A percentile interval need not hold the estimate itself.
+        bars = [np.clip(found - low, 0, None), np.clip(high - found, 0, None)]
+        axes.errorbar(places, found, yerr=bars, fmt="o", color=FIRST, ecolor=FIRST, elinewidth=1)
+        axes.set(xlim=(-0.5, len(rows) - 0.5), ylim=(-0.02, 1.05), xticks=places)
+        axes.set_xticklabels(
+            [f"{row['name'].removesuffix(unit).strip()}\n{row['n']:,} slices" for row in rows], size=7.5
+        )
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+        alt = ", ".join(f"{row['name']} {row['sensitivity']:.2f}" for row in rows)
+        return _svg(figure, "lesions", f"Sensitivity by size of the lesion: {alt}")
+
+
 def thinned(false: np.ndarray, true: np.ndarray, points: int = ROC_POINTS) -> tuple[np.ndarray, np.ndarray]:
     """At most `points` of a ROC curve's K points, spread evenly along it, both ends kept."""
     if len(false) <= points:
@@ -159,7 +212,12 @@ def thinned(false: np.ndarray, true: np.ndarray, points: int = ROC_POINTS) -> tu
     return false[chosen], true[chosen]
 
 
-def score_histogram(probabilities: ArrayLike, labels: ArrayLike | None, threshold: float) -> str:
+def score_histogram(
+    probabilities: ArrayLike,
+    labels: ArrayLike | None,
+    threshold: float,
+    refer: tuple[float, float] | None = None,
+) -> str:
     """With labels (1, 0) the share of each class by score, without them the number of slices on a log axis."""
     values = np.asarray(probabilities)
     edges = np.linspace(0, 1, BINS + 1)
@@ -180,7 +238,9 @@ def score_histogram(probabilities: ArrayLike, labels: ArrayLike | None, threshol
                     axes.stairs(share, edges, color=colour, fill=True, alpha=0.3)
                     axes.stairs(share, edges, color=colour, linewidth=1.4, label=f"{name} ({len(mine):,})")
             axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
-        axes.axvline(threshold, color=INK, linewidth=1, linestyle=":", label=f"threshold {threshold:g}")
+        axes.axvline(threshold, color=INK, linewidth=1, linestyle=":", label=f"threshold {threshold:.3g}")
+        if refer is not None:
+            axes.axvspan(*refer, color=FAINT, alpha=0.25, linewidth=0, label="referred")
         axes.set_xlim(0, 1)
         axes.legend(loc="upper center")
         return _svg(

@@ -13,6 +13,11 @@ def number(value: float | None) -> str:
     return UNDEFINED if value is None or not math.isfinite(value) else f"{value:.4f}"
 
 
+def short(value: float) -> str:
+    """A threshold, in as few digits as tell it."""
+    return f"{value:.3g}"
+
+
 def percent(value: float | None) -> str:
     return UNDEFINED if value is None or not math.isfinite(value) else f"{100 * value:.1f}{PERCENT}"
 

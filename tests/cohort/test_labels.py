@@ -382,6 +382,21 @@ def test_every_row_has_the_label_of_its_key_and_counts_say_so(keys, known, level
 # real data
 
 
+@pytest.mark.parametrize("name", ["lesion_px", "lesion_pixels", "mask_pixels"])
+def test_sizes_of_lesions_come_with_the_labels(labels_file, name):
+    table = labels_file(f"path,label,{name}\na.png,tumor,12\nb.png,tumor,\nc.png,normal,0\nvolume.nii,tumor,99\n")
+    found = bring(["c.png", "b.png", "volume.nii", "x.png", "a.png", "volume.nii"], table)
+    # What a label tells of a whole volume is the size on none of its slices.
+    np.testing.assert_array_equal(found.lesion_px, [0, np.nan, np.nan, np.nan, 12, np.nan])
+    assert np.isnan(bring(["a.png"], labels_file("path,label\na.png,tumor\n")).lesion_px).all()
+
+
+@pytest.mark.parametrize("size", ["large", "-3", "1;2"])
+def test_a_size_that_is_no_number_is_refused(labels_file, size):
+    with pytest.raises(LabelError, match="mask_pixels must be a number of pixels"):
+        labels_file(f"path,label,mask_pixels\na.png,tumor,{size}\n")
+
+
 def test_kaggle_folders_give_the_numbers_of_its_table(mri_data):
     root = mri_data / "kaggle"
     keys = [str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()]

@@ -113,6 +113,8 @@ DECISIVE = {
     "refer": None,
     "temperature": 2.0,
     "labels": ("clear", "tumor"),
+    "knots": ((0.0, -1.0), (1.0, 2.0)),
+    "study_threshold": 0.3,
     "model": replace(SMALL, dropout=0.1),
     "prepare": replace(PREPARE, window_percentiles=(1.0, 99.0)),
     "weights": build(SMALL, seed=4).state_dict(),
@@ -124,6 +126,34 @@ def test_the_digest_names_what_decides_an_answer_and_nothing_else():
     digests = {replace(bundle, **{name: value}).digest for name, value in DECISIVE.items()}
     assert len(digests | {bundle.digest}) == len(DECISIVE) + 1
     assert replace(bundle, metrics={}, training={"seed": 8}, versions={"torch": "3"}).digest == bundle.digest
+
+
+def test_all_that_calibrates_and_decides_comes_back_and_answers_the_same(tmp_path):
+    knots = ((-1, -3), (0, 0), (2, 1))
+    bundle = a_bundle(
+        knots=knots, study_threshold=0.3, study_refer=(0.2, 0.4), operating={"slices": {"bound": "lower"}}
+    )
+    save(bundle, Location.of(str(tmp_path)))
+    again = load(Location.of(str(tmp_path)))
+    assert (again.knots, again.of_studies) == (((-1.0, -3.0), (0.0, 0.0), (2.0, 1.0)), (0.3, (0.2, 0.4)))
+    assert again.operating == bundle.operating
+    assert again.calibrated([3.0, -3.0]).tolist() == [1.0, -6.0]  # the temperature is 1.5
+    assert a_bundle().of_studies == (0.5, (0.25, 0.75))  # those of slices
+
+
+def test_a_bundle_of_before_there_were_such_is_read_and_keeps_its_digest(saved):
+    document = json.loads(saved.read(DOCUMENT))
+    for name in ("knots", "study_threshold", "study_refer", "operating"):
+        del document[name]
+    saved.write(DOCUMENT, json.dumps(document).encode())
+    assert load(saved).digest == document["digest"] == a_bundle().digest
+
+
+def test_papers_stand_beside_the_bundle(tmp_path):
+    location = Location.of(str(tmp_path))
+    save(a_bundle(), location, {CARD: "# A card", "checklist.md": "# A list"})
+    assert location.read(CARD) == b"# A card"
+    assert location.read("checklist.md") == b"# A list"
 
 
 def test_the_digest_does_not_depend_on_how_numbers_are_written(tmp_path):
@@ -249,6 +279,14 @@ def _nan_weights():
         ({"refer": (0.6, 0.8)}, r"refer: .* got \(0.6, 0.8\) with threshold 0.5"),
         ({"refer": (0.2, 1.5)}, "refer: "),
         ({"refer": (0.2, 0.6, 0.8)}, "refer: "),
+        ({"study_threshold": 2.0}, "study_threshold: must be from 0 to 1"),
+        ({"study_threshold": 0.5, "study_refer": (0.6, 0.8)}, "study_refer: must be"),
+        ({"study_refer": (0.2, 0.8)}, "study_refer: needs a study_threshold"),
+        ({"knots": ((0.0, 1.0),)}, "knots: must be two or more"),
+        ({"knots": ((0.0, 1.0), (1.0, 1.0))}, "knots: must be two or more"),
+        ({"knots": ((1.0, 1.0), (0.0, 2.0))}, "knots: must be two or more"),
+        ({"knots": ((0.0, 1.0), (1.0, float("inf")))}, "knots: must be two or more"),
+        ({"knots": ((0.0, 1.0, 2.0), (1.0, 2.0, 3.0))}, "knots: must be two or more"),
         ({"prepare": PrepareConfig(size=48)}, "prepare.size: must be model.input_size 32, got 48"),
         ({"metrics": {"auroc": float("nan")}}, "metrics: must be .* JSON"),
         ({"training": {"rows": {1, 2}}}, "training: must be .* JSON"),

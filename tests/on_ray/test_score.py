@@ -50,7 +50,12 @@ def test_the_same_answers_as_in_training_and_their_sides(ray_cluster, archive, t
     assert same_answers(rows(values), rows(trained))
     for side in ("train", "validation", "test"):
         assert values["metrics"][side]["n"] == trained["metrics"][side]["n"]
-        assert values["metrics"][side]["auroc"] == pytest.approx(trained["metrics"][side]["auroc"], abs=1e-6)
+        for name in ("auroc", "sensitivity", "ece", "groups", "positive_groups"):
+            assert values["metrics"][side][name] == pytest.approx(trained["metrics"][side][name], abs=1e-6)
+    assert values["subgroups"]["side"] == trained["subgroups"]["side"] == "test"
+    sizes = [[(row["name"], row["n"], row["found"]) for row in v["subgroups"]["lesions"]] for v in (values, trained)]
+    assert sizes[0] == sizes[1]
+    assert sum(n for _, n, _ in sizes[0]) == values["metrics"]["test"]["positives"]
     assert any("were used to train or choose this bundle" in warning for warning in values["warnings"])
     written = json.loads((tmp_path / "run.json").read_text())
     assert written["results"] == values["results"]

@@ -1,5 +1,6 @@
 """A small training on phantoms, from the archive to the bundle."""
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -44,7 +45,7 @@ def test_the_bundle_is_that_of_the_results(trained):
 
 def test_the_best_epoch_is_kept_and_its_figures_are_those_of_the_results(trained):
     best = trained["history"][trained["best_epoch"] - 1]
-    validation = trained["metrics"]["validation"]
+    validation = trained["metrics"]["validation"]["uncalibrated"]
     # While it trains on a processor with bf16 the dense layers compute in bf16 too; the predictor's do in float64.
     assert validation["loss"] == pytest.approx(best["validation_loss"], abs=1e-3)
     assert validation["accuracy"] == pytest.approx(best["validation_accuracy"])
@@ -102,3 +103,48 @@ def test_a_split_that_leaks_says_so(ray_cluster, small, archive, tmp_path):
     assert values["leakage"]["crossing"] > 0
     assert any("leaks" in warning for warning in values["warnings"])
     assert np.isfinite(values["metrics"]["validation"]["loss"])
+
+
+def given(small, archive, labels, output, **changes) -> TrainRun:
+    values = {"archive": str(archive), "labels": str(labels), "output": str(output)}
+    return config.build(TrainRun, small | values | {"train": small["train"] | {"epochs": 1, "workers": 1}} | changes)
+
+
+@pytest.mark.slow
+def test_labels_of_the_test_side_change_its_figures_and_nothing_else(ray_cluster, small, archive, tmp_path):
+    """The other way round too: what is trained beside a bundle does not change it."""
+    before, after = tmp_path / "before.csv", tmp_path / "after.csv"
+    shutil.copy(archive.parent / "labels.csv", before)
+    first = train.run(given(small, archive, before, tmp_path / "first")).values
+    seen = pq.read_table(first["results"].removeprefix("file://")).to_pylist()
+    sides = pq.read_table(f"{first['bundle'].removeprefix('file://')}/sides.parquet").to_pylist()
+    tested = {row["pixel_digest"] for row in sides if row["side"] == 2}
+    paths = {row["uri"].removeprefix(f"file://{archive}/") for row in seen if row["pixel_digest"] in tested}
+    assert len(paths) == first["split"]["test"]["rows"] > 0
+
+    rows = list(csv.DictReader(before.read_text().splitlines()))
+    for row in rows:
+        if row["path"] in paths:
+            row["label"] = {"tumor": "normal", "normal": "tumor"}[row["label"]]
+    with after.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+    beside = {"split": {"folds": 2}, "evaluation": {"naive": True}}
+    second = train.run(given(small, archive, after, tmp_path / "second", **beside)).values
+
+    one, other = (bundles.load(Location.of(values["bundle"])) for values in (first, second))
+    assert one.digest == other.digest
+    assert (one.operating, one.proofs) == (other.operating, other.proofs)
+    figures = [dict(bundle.metrics) for bundle in (one, other)]
+    assert figures[0].pop("test") != figures[1].pop("test")
+    assert figures[0] == figures[1]
+
+    kinds = {kind["kind"]: kind for kind in second["held_out"]}
+    assert set(kinds) == {"folds", "naive, leaky"}
+    assert kinds["folds"]["pooled"]["n"] == 120  # every slice once, by the network that had not seen it
+    assert kinds["naive, leaky"]["parts"][0]["leakage"]["crossing"] > 0
+    assert kinds["naive, leaky"]["parts"][0]["validation"]["n"] > 0
+    assert not list((tmp_path / "second" / "checkpoints").rglob("*.safetensors"))
+    card = Path(second["bundle"].removeprefix("file://")) / "model_card.md"
+    assert "naive, leaky" in card.read_text()

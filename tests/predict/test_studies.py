@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from mri_ray import metrics
 from mri_ray.cohort.series import SERIES, SeriesFlag, series
 from mri_ray.errors import ConfigError, Reason
-from mri_ray.predict.levels import level_figures, level_labels
+from mri_ray.learn.settings import CalibrationConfig, EvaluationConfig
+from mri_ray.predict.levels import level_figures, level_labels, study_point
 from mri_ray.predict.predictor import decide
 from mri_ray.predict.studies import PATIENTS, STUDIES, StudyFlag, StudyRule, patients, studies
 from mri_ray.records import RESULTS, Decision, Flag, State
@@ -413,3 +414,47 @@ def test_labels_without_an_answer_are_counted_and_in_no_figure():
     assert level_figures(known, "study_key", truth.slice(0, 0), threshold=0.5) is None
     whole = level_figures(patients(known), "patient_key", level_labels(pa.array(["p"]), np.array([1])), threshold=0.5)
     assert (whole["n"], whole["sensitivity"], whole["estimable"]) == (1, 1.0, False)
+
+
+def test_studies_of_one_patient_are_one_group():
+    rows = [row(p, study_key=f"{n:02d}", patient_key=f"p{n // 2}") for n, p in enumerate(np.linspace(0.05, 0.95, 24))]
+    known = join(rows)
+    truth = level_labels(known["study_key"], np.tile([0, 1], 12).astype(np.int8))
+    found = level_figures(known, "study_key", truth, threshold=0.5)
+    assert (found["n"], found["groups"]) == (24, 12)
+    assert found["auroc_bootstrap"] is not None
+    nobody = join([{**each, "patient_key": None} for each in rows])
+    assert level_figures(nobody, "study_key", truth, threshold=0.5)["groups"] == 24
+
+
+def slices_of_studies(count: int) -> tuple[pa.Table, np.ndarray, np.ndarray]:
+    """Half of the studies have a tumor on two of three slices; higher ones are more probable, with overlaps."""
+    rng = np.random.default_rng(1)
+    rows, label, probability = [], [], []
+    for number in range(count):
+        for place in range(3):
+            rows.append(row(None, study_key=f"{number:03d}", patient_key=f"p{number:03d}", series_key=f"s{number}"))
+            label.append(int(number % 2 == 1 and place < 2))
+            probability.append(np.clip(0.35 + 0.25 * label[-1] + rng.normal(0, 0.1), 0.01, 0.99))
+    return table(rows), np.array(label, np.int8), np.array(probability, np.float32)
+
+
+def test_a_threshold_of_studies_is_chosen_by_their_own_probabilities():
+    rows, label, probability = slices_of_studies(200)
+    calibration, evaluation = CalibrationConfig(refer=0.1), EvaluationConfig(rounds=100)
+    point = study_point(rows, label, probability, calibration, evaluation)
+    figures = point.facts["validation"]
+    assert (point.facts["of"], figures["n"], figures["positives"], figures["groups"]) == ("studies", 200, 100, 200)
+    assert figures["sensitivity_interval"][0] >= 0.95
+    mean = probability.reshape(200, 3).mean(axis=1)  # of the three highest: of all
+    assert figures["confusion"]["tp"] == (mean[1::2] >= point.threshold).sum()
+    assert point.refer[0] < point.threshold < point.refer[1]
+
+
+def test_too_few_studies_of_a_class_choose_nothing():
+    rows, label, probability = slices_of_studies(19)  # nine of them with a tumor
+    assert study_point(rows, label, probability, CalibrationConfig(), EvaluationConfig()) is None
+    nobody = rows.set_column(
+        rows.schema.get_field_index("study_key"), "study_key", pa.nulls(rows.num_rows, pa.string())
+    )
+    assert study_point(nobody, label, probability, CalibrationConfig(), EvaluationConfig()) is None

@@ -20,6 +20,9 @@ def made(probability, label=None, *, digests=None, flags=None, objects=None) -> 
         logit=p,
         probability=p,
         side=np.array(["unseen"] * n),
+        group=np.arange(n),
+        source=np.full(n, ""),
+        lesion_px=np.full(n, np.nan),
     )
     columns = {
         "object_id": objects or [f"object{i}" for i in range(n)],

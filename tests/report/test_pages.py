@@ -14,6 +14,8 @@ from mri_ray.records import Flag
 from mri_ray.report import cases, examples, folders, pages, sections
 from mri_ray.report.facts import Answers, Case, Example, ScoringFacts, TrainingFacts
 from mri_ray.report.folders import Folders
+from mri_ray.report.subgroups import Subgroups
+from mri_ray.report.text import PERCENT
 
 HOSTILE = """<script>alert("x")</script>' onerror=alert(1) " & {{ 7 * 7 }} {% raw %}"""
 VOID = {"meta", "img", "br", "link", "hr", "input"}
@@ -50,7 +52,7 @@ class Page(HTMLParser):
 
     @property
     def text(self) -> str:
-        return re.sub(r"\s+", " ", " ".join(self.words).replace(pages.PERCENT, " %"))
+        return re.sub(r"\s+", " ", " ".join(self.words).replace(PERCENT, " %"))
 
 
 def answers(n: int = 300, *, sides=("train", "validation", "test"), labelled: bool = True, seed: int = 0) -> Answers:
@@ -63,6 +65,9 @@ def answers(n: int = 300, *, sides=("train", "validation", "test"), labelled: bo
         logit=logit,
         probability=1 / (1 + np.exp(-logit)),
         side=np.array(sides)[np.arange(n) % len(sides)],
+        group=np.arange(n) // 6,
+        source=np.full(n, ""),
+        lesion_px=np.full(n, np.nan),
     )
 
 
@@ -94,6 +99,10 @@ def shared(found: Answers) -> dict:
         "levels": {"study": {"test": figures(found)["test"]}} if "test" in figures(found) else {},
         "studies": {"studies": 17, "patients": 11, "series with missing.slices": 2},
         "threshold": 0.5,
+        "refer": None,
+        "study_threshold": 0.5,
+        "subgroups": Subgroups(),
+        "worst_groups": [],
         "bundle_digest": "0123456789abcdef",
         "examples": [example(), example(title="false alarm", label="normal", decision="positive", probability=0.98765)],
         "warnings": ["12 slices have no label and are left out"],

@@ -21,6 +21,24 @@ LOGITS = RNG.normal(3 * LABELS - 1.5, 1.5)
 PROBABILITIES = 1 / (1 + np.exp(-LOGITS))
 
 
+LESIONS = [
+    {
+        "name": "up to 50 px",
+        "n": 7,
+        "sensitivity": 0.0,
+        "sensitivity_interval": [0.0, 0.35],
+        "sensitivity_bootstrap": None,
+    },
+    {
+        "name": "51 to 150 px",
+        "n": 1234,
+        "sensitivity": 0.9,
+        "sensitivity_interval": [0.88, 0.92],
+        "sensitivity_bootstrap": [0.91, 0.97],
+    },
+]
+
+
 def history(epochs: int) -> list[dict]:
     return [
         {
@@ -43,8 +61,11 @@ def every_plot() -> dict[str, str]:
         "auroc": auroc,
         "confusion": plots.confusion({"tp": 11, "fp": 222, "tn": 3333, "fn": 4}),
         "roc": plots.roc(LABELS, LOGITS, area=0.9123, operating=(0.1, 0.8)),
+        "precision and recall": plots.precision_recall(LABELS, LOGITS, area=0.8765, operating=(0.8, 0.7)),
+        "reliability": plots.reliability(metrics.reliability(LABELS, PROBABILITIES), "test"),
+        "lesions": plots.lesions(LESIONS, "px"),
         "scores": plots.score_histogram(PROBABILITIES, None, 0.5),
-        "class scores": plots.score_histogram(PROBABILITIES, LABELS, 0.5),
+        "class scores": plots.score_histogram(PROBABILITIES, LABELS, 0.5, (0.4, 0.6)),
         "throughput": plots.throughput(points(200)),
     }
 
@@ -153,6 +174,26 @@ def test_thinned_curve_of_many_rows_has_the_same_area():
     x, y = plots.thinned(*metrics.roc_curve(labels, scores)[:2])
     assert len(x) <= plots.ROC_POINTS
     assert np.sum(np.diff(x) * (y[1:] + y[:-1]) / 2) == pytest.approx(metrics.auroc(labels, scores), abs=2e-3)
+
+
+def test_the_precision_recall_curve_goes_from_none_to_all_and_tells_the_share():
+    shown = texts(PLOTS["precision and recall"])
+    assert {"AUPRC 0.8765", "at the threshold", f"share with tumor {LABELS.mean():.3f}"} <= set(shown)
+    never = plots.precision_recall(LABELS, LOGITS, area=0.5, operating=None)
+    assert "at the threshold" not in texts(never)
+    with pytest.raises(ValueError, match="both classes"):
+        plots.precision_recall(np.ones(3), np.zeros(3), area=0.5, operating=None)
+
+
+def test_lesions_are_drawn_with_their_numbers_even_where_an_interval_misses_its_figure():
+    shown = texts(PLOTS["lesions"])
+    assert {"7 slices", "1,234 slices", "up to 50", "51 to 150"} <= set(shown)
+    assert "nan" not in PLOTS["lesions"]
+
+
+def test_the_band_that_is_referred_is_shown_where_there_is_one():
+    assert "referred" in texts(PLOTS["class scores"])
+    assert "referred" not in texts(PLOTS["scores"])
 
 
 def test_histogram_names_classes_with_their_numbers():
