@@ -1,7 +1,7 @@
 """Prepared rows and labels -> the cohort: which rows are learned from, on which side, and what would leak."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -10,6 +10,7 @@ from mri_ray.archive.identity import digest
 from mri_ray.cohort.columns import flagged
 from mri_ray.cohort.groups import group
 from mri_ray.cohort.labels import Matched
+from mri_ray.cohort.lesions import Lesions
 from mri_ray.cohort.split import SIDES, Leakage, SplitConfig, assign, leakage, refuse
 from mri_ray.records import Flag
 
@@ -22,7 +23,11 @@ INDEX = [
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Cohort:
-    """The labelled rows: `index` with part and place, and arrays (N,) label int8, group int32, side int8."""
+    """The labelled rows: `index` with part and place, and arrays (N,) label int8, group int32, side int8.
+
+    source: int32, the archive's number. lesion_px: float64, pixels of the slice that its mask marks, NaN where that is
+    not known; mask_known: bool, whether the mask can be learned from. masks_told: what masks told that is wrong.
+    """
 
     index: pa.Table
     label: np.ndarray
@@ -33,6 +38,10 @@ class Cohort:
     labels_without_file: int
     weak: int
     nameless: int
+    source: np.ndarray
+    lesion_px: np.ndarray
+    mask_known: np.ndarray
+    masks_told: tuple[str, ...] = ()
 
     def counts(self) -> dict[str, dict[str, int]]:
         """By side: rows, tumor rows, groups."""
@@ -48,7 +57,10 @@ class Cohort:
     def digest(self) -> str:
         """Names the rows, their labels and their sides."""
         row_ids = self.index["row_id"].to_pylist()
-        return digest("cohort", *row_ids, self.label.tobytes(), self.side.tobytes())
+        return digest("cohort", *row_ids, self.label.tobytes(), self.side.tobytes(), self.lesion_px.tobytes())
+
+    def with_lesions(self, found: Lesions) -> "Cohort":
+        return replace(self, lesion_px=found.px, mask_known=found.known, masks_told=tuple(found.warnings))
 
     def warnings(self) -> list[str]:
         """What a reader of the figures must know: rows without label, labels without rows, and what leaks."""
@@ -67,6 +79,7 @@ class Cohort:
                 f"{self.weak:,} slices are called tumor by a label of their whole study, series or volume: some may "
                 "show none, so figures by slice are worth less"
             )
+        found.extend(self.masks_told)
         for code, name in enumerate(SIDES):
             if len(np.unique(self.label[self.side == code])) == 1:
                 found.append(f"the {name} side holds one class only: its AUROC cannot be estimated")
@@ -132,4 +145,7 @@ def assemble(
             patient is None and modality is not None
             for patient, modality in zip(patients, rows["modality"].to_pylist(), strict=True)
         ),
+        source=np.zeros(rows.num_rows, np.int32),
+        lesion_px=np.full(rows.num_rows, np.nan),
+        mask_known=np.zeros(rows.num_rows, bool),
     )

@@ -206,9 +206,9 @@ def _altered(where: str, what: str, saved: str, found: str) -> BundleError:
 
 
 def _digest(settings: Bundle | _Document, weights_digest: str) -> str:
-    names = ("model", "labels", "temperature", "threshold", "refer")
-    decisive = {name: getattr(settings, name) for name in names}
-    return digest_json({**decisive, "prepare": settings.prepare.digest(), "weights": weights_digest})
+    decisive = {name: getattr(settings, name) for name in ("labels", "temperature", "threshold", "refer")}
+    decisive |= {"model": settings.model.decisive(), "prepare": settings.prepare.digest()}
+    return digest_json({**decisive, "weights": weights_digest})
 
 
 def _digest_weights(weights: Mapping[str, Tensor]) -> str:

@@ -85,7 +85,7 @@ def generation(
 ) -> Location:
     """Where the tables of all shards of an archive scored by one bundle in one way lie."""
     ways = (digest_json(decode), precision, *identifiers.names)
-    return results / digest("generation 2", archive.uri, bundle_digest, *ways)
+    return results / digest("generation 3", archive.uri, bundle_digest, *ways)
 
 
 def score_all(

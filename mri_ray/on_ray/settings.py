@@ -56,19 +56,26 @@ class ShardSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
-    """One training. batch_size is global, whatever the number of workers; window_rows bounds the shuffle's memory."""
+    """One training. batch_size is global, whatever the number of workers; window_rows bounds the shuffle's memory.
+
+    accumulate: a worker's share of a batch goes through the network in so many parts. balance: sampling draws as many
+    rows of each class of each archive, weights makes both classes count alike.
+    """
 
     epochs: int = 20
     workers: int = 1
     batch_size: int = 32
+    accumulate: int = 1
+    balance: Literal["none", "weights", "sampling"] = "none"
     patience: int | None = 8  # epochs without a better validation AUROC; None: never stop early
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     window_rows: int = 1024
     max_failures: int = 2  # restarts of the worker group
 
     def __post_init__(self) -> None:
-        for name, least in {"epochs": 1, "workers": 1, "batch_size": 2, "window_rows": 1, "max_failures": 0}.items():
-            _at_least(name, getattr(self, name), least)
+        least = {"epochs": 1, "workers": 1, "batch_size": 2, "accumulate": 1, "window_rows": 1, "max_failures": 0}
+        for name, value in least.items():
+            _at_least(name, getattr(self, name), value)
         _at_least("patience", self.patience, 1)
         if self.batch_size % self.workers:
             raise ConfigError(f"batch_size: must be a multiple of workers ({self.workers}), got {self.batch_size}")
@@ -146,6 +153,7 @@ class LabelledRun(ArchiveRun):
 class TrainRun(LabelledRun):
     """One training: archive in; bundle, report and results out."""
 
+    masks: str | None = None  # of tumor slices, named as these are, any extension
     cache: str | None = None  # where listings and prepared rows are kept, the output of `jobs.prepare`; None: output
     seed: int = 0
     prepare: PrepareConfig = field(default_factory=PrepareConfig)
@@ -159,6 +167,8 @@ class TrainRun(LabelledRun):
         super().__post_init__()
         self._refuse_within("cache", "archive", "whose objects it would become")
         self._refuse_within("linkage", "cache", "since it holds what must not be found there")
+        if self.model.masks and self.masks is None:
+            raise ConfigError("model.masks: a mask head needs masks to learn from, got none; give them as `masks`")
         if self.model.input_size != self.prepare.size:
             raise ConfigError(
                 f"model.input_size: must equal prepare.size ({self.prepare.size}), got {self.model.input_size}"

@@ -18,6 +18,7 @@ from mri_ray.archive.identity import digest, digest_json
 from mri_ray.archive.storage import Location
 from mri_ray.cohort import sides
 from mri_ray.cohort.assemble import INDEX, Cohort, assemble
+from mri_ray.cohort.lesions import Lesions, lesions
 from mri_ray.cohort.split import SIDES, TEST, TRAIN, VALIDATION
 from mri_ray.errors import ConfigError, MriRayError, SplitError, TrainingFailed
 from mri_ray.learn import bundle as bundles
@@ -26,6 +27,7 @@ from mri_ray.learn.model import build, count_parameters
 from mri_ray.learn.plan import Rows
 from mri_ray.on_ray import cluster, ingest, progress, score_shards, train_worker
 from mri_ray.on_ray.job import LabelledJob
+from mri_ray.on_ray.masks import bring, told
 from mri_ray.on_ray.settings import TrainRun
 from mri_ray.on_ray.stream import Prepared
 from mri_ray.on_ray.work import ONE_CPU, own_error
@@ -63,6 +65,10 @@ class _Training(LabelledJob):
         self.settings = settings
         self.place = self.output / "bundle"
         self.cache = Location.of(settings.cache, settings.storage) if settings.cache else self.output
+        self.masks = Location.of(settings.masks, settings.storage) if settings.masks else None
+        if self.masks is not None:
+            self.masks.check()
+        self._masks: Location | None = None  # beside the prepared rows
         self.prepared = ingest.prepared_location(
             self.cache, self.archive, settings.decode, settings.prepare, self.identifiers
         )
@@ -112,15 +118,32 @@ class _Training(LabelledJob):
             seed=settings.seed,
             quote=self.quote,
         )
+        if self.masks is not None:
+            cohort = cohort.with_lesions(self._lesions(self.masks, cohort))
         for side, counts in cohort.counts().items():
             log.info("%s: %s", side, ", ".join(f"{number:,} {name}" for name, number in counts.items()))
         for warning in cohort.warnings():
             self.warn(warning)
         return cohort
 
+    def _lesions(self, masks: Location, cohort: Cohort) -> Lesions:
+        """What the masks tell; they are brought beside the prepared rows, where that was not done before."""
+        settings = self.settings
+        self._masks, names = bring(
+            masks,
+            self.prepared,
+            self.manifest,
+            self.cache,
+            decode=settings.decode,
+            size=settings.prepare.size,
+            workers=settings.shards.workers,
+        )
+        marked, fault, without_slice = told(cohort.index, self._masks, self.manifest, names)
+        return lesions(cohort.label, marked, fault, without_slice=without_slice)
+
     def _fit(self, cohort: Cohort) -> tuple[Weights, list[train_worker.Epoch]]:
         settings = self.settings
-        train = _rows(cohort, TRAIN)
+        train = _rows(cohort, TRAIN, masked=settings.model.masks)
         if len(train) < settings.train.workers:
             raise SplitError(
                 f"train.workers: each worker needs a row of the train side, got {settings.train.workers} workers for "
@@ -134,7 +157,7 @@ class _Training(LabelledJob):
             seed=settings.seed,
             prepared=self._rows_at(),
             train=train,
-            validation=_rows(cohort, VALIDATION),
+            validation=_rows(cohort, VALIDATION, masked=settings.model.masks),
         )
         # The same settings on the same rows go on where a killed run stopped; anything else starts anew.
         decisive = {name: value for name, value in asdict(settings).items() if name not in _INDECISIVE}
@@ -150,7 +173,7 @@ class _Training(LabelledJob):
 
     def _rows_at(self) -> Prepared:
         names = tuple(outputs.name(shard) for shard in self.manifest.shards())
-        return Prepared(location=self.prepared, names=names, size=self.settings.prepare.size)
+        return Prepared(location=self.prepared, names=names, size=self.settings.prepare.size, masks=self._masks)
 
     def _proofs(self, bundle: Bundle, cohort: Cohort) -> dict[str, Any]:
         """Made where scoring would run: on a GPU if there is one."""
@@ -249,13 +272,16 @@ def _quarantined(index: pa.Table) -> tuple[dict[str, int], dict[str, int]]:
     return counts, {entry["values"]: entry["counts"] for entry in reasons}
 
 
-def _rows(cohort: Cohort, side: int) -> Rows:
+def _rows(cohort: Cohort, side: int, *, masked: bool = False) -> Rows:
+    """Rows of one side; masked: with what is known of their masks."""
     mine = np.flatnonzero(cohort.side == side)
     return Rows(
         part=cohort.index["part"].to_numpy()[mine],
         place=cohort.index["place"].to_numpy()[mine],
         label=cohort.label[mine],
         row_id=cohort.index["row_id"].to_numpy()[mine],
+        source=cohort.source[mine],
+        known=cohort.mask_known[mine] if masked else None,
     )
 
 

@@ -121,12 +121,12 @@ def _row(
         flags = frozenset({Flag.NAMED_PATH})
     if isinstance(item, Failure):
         columns |= {"reason": item.reason.value, "detail": item.detail, "flags": sorted(flags)}
-        columns |= dict.fromkeys(("pixel_digest", "width", "height"))
+        columns |= dict.fromkeys(("pixel_digest", "width", "height", "crop"))
         return Row(columns=columns, pixels=None, path=path)
     prepared = prepare(item, settings)
     height, width = item.pixels.shape
     columns |= {"reason": None, "detail": None, "flags": sorted(prepared.flags | flags)}
-    columns |= {"pixel_digest": pixel_digest(item), "width": width, "height": height}
+    columns |= {"pixel_digest": pixel_digest(item), "width": width, "height": height, "crop": prepared.crop}
     return Row(columns=columns, pixels=prepared.pixels, path=path)
 
 

@@ -52,7 +52,7 @@ def gather(prepared: Prepared, *, workers: int, first: int = 0, last: int = 2, s
         stream = Stream(
             prepared=prepared, rows=rows, rank=rank, workers=workers, first=first, last=last, window=96, **settings
         )
-        per_epoch = len(stream.order(first))
+        per_epoch = len(stream.order(first)[0])
         seen = 0
         for batch in stream.batches(size // workers):
             for pixels, label, row in zip(batch["pixels"], batch["label"], batch["row"], strict=True):
