@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
-from mri_ray import config
+from mri_ray import config, phantom
 from mri_ray.archive.storage import Location
-from mri_ray.errors import ArchiveNotFound, LabelError, TooManyQuarantined
+from mri_ray.errors import ArchiveNotFound, ConfigError, LabelError, TooManyQuarantined
 from mri_ray.learn import bundle as bundles
 from mri_ray.on_ray import train
 from mri_ray.on_ray.settings import TrainRun
@@ -102,3 +103,70 @@ def test_a_split_that_leaks_says_so(ray_cluster, small, archive, tmp_path):
     assert values["leakage"]["crossing"] > 0
     assert any("leaks" in warning for warning in values["warnings"])
     assert np.isfinite(values["metrics"]["validation"]["loss"])
+
+
+@pytest.fixture(scope="module")
+def masks(archive) -> Path:
+    """The phantoms' masks, some of them missing, one too large and one of no slice."""
+    folder = archive.parent / "masks"
+    config = phantom.PhantomConfig(patients=20, slices=6, second_study=0, seed=5)
+    there = [item for item in phantom.generate(config) if item.mask.any()]
+    for number, item in enumerate(there[2:]):
+        path = folder / Path(item.key).with_suffix(".png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        mask = Image.fromarray(np.pad(item.mask, 3) if number == 0 else item.mask)
+        mask.save(path)
+    shutil.copy(path, folder / "of_no_slice.png")
+    return folder
+
+
+def test_masks_are_learned_from_and_lesions_are_measured(ray_cluster, small, archive, masks, trained, tmp_path):
+    settings = config.build(
+        TrainRun,
+        small
+        | {
+            "archive": str(archive),
+            "labels": f"{archive.parent}/labels.csv",
+            "masks": str(masks),
+            "output": str(tmp_path),
+            "cache": str(Path(trained["bundle"].removeprefix("file://")).parent),
+            "model": small["model"] | {"masks": True, "mirrors": True},
+            "optimiser": {"average": 0.9, "mixup": 0.1, "schedule": "one-cycle"},
+            "train": small["train"] | {"balance": "sampling", "accumulate": 2},
+            "augment": {"gamma": 0.3, "noise": 0.05},
+        },
+    )
+    values = train.run(settings).values
+    warnings = "\n".join(values["warnings"])
+    assert "1 masks are of no labelled slice" in warnings
+    assert "2 tumor slices have no mask" in warnings
+    assert "1 masks are of another size" in warnings
+    assert all(line["train_mask_loss"] > 0 and 0 <= line["validation_dice"] <= 1 for line in values["history"])
+    bundle = bundles.load(Location.of(values["bundle"]))
+    assert bundle.model.masks
+    assert bundle.model.mirrors
+    results = table(values["results"])
+    assert results["lesion_px"].null_count == 0
+    assert results["lesion_mm2"].null_count == results.num_rows  # a PNG tells no spacing
+    assert trained["split"] == values["split"]
+
+
+def test_masks_of_other_names_are_refused(ray_cluster, small, archive, trained, tmp_path):
+    given = small | {"archive": str(archive), "labels": f"{archive.parent}/labels.csv", "output": str(tmp_path / "out")}
+    given |= {"cache": str(Path(trained["bundle"].removeprefix("file://")).parent)}
+    (tmp_path / "masks").mkdir()
+    with pytest.raises(LabelError, match="masks: must hold at least one object"):
+        train.run(config.build(TrainRun, given | {"masks": str(tmp_path / "masks")}))
+    Image.new("1", (9, 9)).save(tmp_path / "masks" / "other.png")
+    with pytest.raises(LabelError, match=r"masks: at least one must be that of a tumor slice, got 0 of 120"):
+        train.run(config.build(TrainRun, given | {"masks": str(tmp_path / "masks")}))
+
+
+def test_a_mask_head_without_masks_is_refused(small, tmp_path):
+    given = small | {
+        "archive": str(tmp_path / "archive"),
+        "output": str(tmp_path / "out"),
+        "model": small["model"] | {"masks": True},
+    }
+    with pytest.raises(ConfigError, match=r"model\.masks: a mask head needs masks"):
+        config.build(TrainRun, given)
