@@ -4,6 +4,7 @@ The names of the fields are part of the interface: see the README's table.
 """
 
 from dataclasses import dataclass, field
+from itertools import permutations, product
 from typing import Literal
 
 from mri_ray.archive.select import SelectConfig
@@ -83,9 +84,9 @@ class TrainSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ArchiveRun:
-    """What every run over an archive is told."""
+    """What every run over an archive is told. archive: several are prepared, and learned from, as one."""
 
-    archive: str
+    archive: str | tuple[str, ...]
     output: str
     identifiers: Literal["pseudonym", "drop", "keep"] = "pseudonym"  # of what headers say; the key: archive.pseudonym
     uris: Literal["keep", "pseudonym"] = "keep"  # pseudonym: paths hold names, so only object ids are written
@@ -101,6 +102,7 @@ class ArchiveRun:
     ray: ClusterSettings = field(default_factory=ClusterSettings)
 
     def __post_init__(self) -> None:
+        self._check_archives()
         self._refuse_within("output", "archive", "whose objects it would become")
         if not 0 <= self.max_quarantined_fraction <= 1:
             raise ConfigError(
@@ -117,12 +119,32 @@ class ArchiveRun:
 
     def _refuse_within(self, inner: str, outer: str, why: str) -> None:
         """Raise ConfigError when one place, if it is given, lies in another."""
-        values = (getattr(self, inner), getattr(self, outer))
-        if None in values:
+        for value, around in product(*(_places(getattr(self, name)) for name in (inner, outer))):
+            one, other = (f"{Location.of(place, self.storage).uri}/" for place in (value, around))
+            if one.startswith(other):
+                raise ConfigError(f"{inner}: must not lie in the {outer}, {why}, got {value}")
+
+    def _check_archives(self) -> None:
+        if isinstance(self.archive, str):
             return
-        one, other = (f"{Location.of(value, self.storage).uri}/" for value in values)
-        if one.startswith(other):
-            raise ConfigError(f"{inner}: must not lie in the {outer}, {why}, got {values[0]}")
+        if not self.archive:
+            raise ConfigError("archive: must be at least one, got none")
+        places = [Location.of(place, self.storage).uri for place in self.archive]
+        for one, other in permutations(places, 2):
+            if f"{one}/".startswith(f"{other}/"):
+                raise ConfigError(f"archive: none of several must lie in another, got {one} in {other}")
+
+
+def _places(value: str | tuple[str | None, ...] | None) -> list[str]:
+    values = (value,) if value is None or isinstance(value, str) else value
+    return [place for place in values if place is not None]
+
+
+def listed(value: str | tuple[str | None, ...] | None, archive: str | tuple[str, ...]) -> tuple[str | None, ...]:
+    """What is given for each archive: None where nothing is."""
+    if value is None:
+        return (None,) * (1 if isinstance(archive, str) else len(archive))
+    return (value,) if isinstance(value, str) else value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,19 +163,28 @@ def _default_classes() -> dict[str, list[str]]:
 class LabelledRun(ArchiveRun):
     """What a run is told whose answers are held against labels."""
 
-    labels: str | None = None  # a CSV or Parquet file; None: the class is the folder's name, where it tells
+    # A CSV or Parquet file, for several archives one each; None: the class is the folder's name, where it tells.
+    labels: str | tuple[str | None, ...] | None = None
     classes: dict[str, list[str]] = field(default_factory=_default_classes)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._check_one_each("labels")
         class_words(self.classes)  # raises ConfigError
+
+    def _check_one_each(self, name: str) -> None:
+        """Raise ConfigError unless there are as many of them as archives, where there are any."""
+        value, archives = getattr(self, name), 1 if isinstance(self.archive, str) else len(self.archive)
+        given = 1 if isinstance(value, str) else len(value or ())
+        if value is not None and given != archives:
+            raise ConfigError(f"{name}: must be one for each archive (null for none), got {given} for {archives}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainRun(LabelledRun):
     """One training: archive in; bundle, report and results out."""
 
-    masks: str | None = None  # of tumor slices, named as these are, any extension
+    masks: str | tuple[str | None, ...] | None = None  # of tumor slices, named as these are; for each archive
     cache: str | None = None  # where listings and prepared rows are kept, the output of `jobs.prepare`; None: output
     seed: int = 0
     prepare: PrepareConfig = field(default_factory=PrepareConfig)
@@ -167,7 +198,8 @@ class TrainRun(LabelledRun):
         super().__post_init__()
         self._refuse_within("cache", "archive", "whose objects it would become")
         self._refuse_within("linkage", "cache", "since it holds what must not be found there")
-        if self.model.masks and self.masks is None:
+        self._check_one_each("masks")
+        if self.model.masks and not _places(self.masks):
             raise ConfigError("model.masks: a mask head needs masks to learn from, got none; give them as `masks`")
         if self.model.input_size != self.prepare.size:
             raise ConfigError(
@@ -188,6 +220,8 @@ class ScoreRun(LabelledRun):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not isinstance(self.archive, str):
+            raise ConfigError("archive: must be one, since each archive has results of its own, got several")
         _at_least("micro_batch", self.micro_batch, 1)
 
 
