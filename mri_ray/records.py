@@ -77,7 +77,8 @@ class Header:
 class Slice:
     """One decoded picture.
 
-    pixels: float32 (H, W) in the file's units, brighter is more signal. bits: stored bits a pixel.
+    pixels: (H, W) in the file's units, brighter is more signal; float32, or uint8 where the file holds these.
+    bits: stored bits a pixel.
     """
 
     pixels: np.ndarray

@@ -34,6 +34,11 @@ _PATHS_NEED = f"uris: pseudonyms for paths need a site key: {_SET_IT}, or give u
 ISSUER = "^^^"  # between a patient's id and who issued it
 
 
+@lru_cache(maxsize=1)  # asked for with every identifier
+def _fingerprint(key: bytes | None) -> str:
+    return "" if key is None else _mac(key, "fingerprint", "").hex()[:16]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Identifiers:
     """How identifiers are treated; a plain value without the key.
@@ -163,10 +168,6 @@ def _along(header: Header) -> float | None:
     if header.position_mm is None or header.normal is None:
         return None
     return sum(place * part for place, part in zip(header.position_mm, header.normal, strict=True))
-
-
-def _fingerprint(key: bytes | None) -> str:
-    return "" if key is None else _mac(key, "fingerprint", "").hex()[:16]
 
 
 def _mac(key: bytes, kind: str, value: str) -> bytes:

@@ -1,24 +1,22 @@
 """Objects below a prefix of an S3 bucket, on AWS or any server that speaks its protocol.
 
-s3fs lists, writes and deletes. Many small objects are read by pyarrow.fs, which costs a fraction of the processor
-time of an s3fs read and lets threads run in parallel.
+s3fs lists, writes and deletes. Many small objects are read by obstore: one request each, at a fraction of the
+processor time of an s3fs read, and threads run in parallel. Tables are read by pyarrow.fs.
 """
 
 import asyncio
 import errno
 import io
-import os
 import random
-import re
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
+import obstore
+import obstore.exceptions
+import obstore.store
 import pyarrow as pa
 import pyarrow.fs
 import s3fs
@@ -27,12 +25,11 @@ from botocore import exceptions as boto  # type: ignore[import-untyped]
 from fsspec.asyn import sync
 
 from mri_ray.archive import listing, ranges, s3_errors
-from mri_ray.archive.identity import digest
+from mri_ray.archive.s3_client import Client, client_of
 from mri_ray.archive.settings import StorageConfig
-from mri_ray.errors import ArchiveDenied, ArchiveError, ArchiveNotFound, ConfigError
+from mri_ray.errors import ArchiveDenied, ArchiveError, ArchiveNotFound
 
 _PART_BYTES = 64 * 2**20  # larger objects are sent in parts of this size
-_UNUSED = re.compile(rb"<(LastModified|StorageClass|Owner)>.*?</\1>", re.DOTALL)
 _FAILURES = (OSError, boto.BotoCoreError, BodyError)
 _BROKEN_BODY = (BodyError, boto.IncompleteReadError, boto.HTTPClientError, TimeoutError)
 _TAKEN = ("PreconditionFailed", "412")
@@ -51,8 +48,8 @@ class S3Store:
         self.config = config
 
     @property
-    def _client(self) -> "_Client":
-        return _client(self.bucket, self.config)
+    def _client(self) -> Client:
+        return client_of(self.bucket, self.config)
 
     def check(self, *, must_exist: bool) -> None:
         page = self._call("list_objects_v2", Prefix=self._key_below(), MaxKeys=1)
@@ -86,11 +83,8 @@ class S3Store:
     def fetch(self, key: str) -> bytes:
         """As `read`, for many small objects. What fails is read once more the thorough way, with its retries."""
         try:
-            with self._client.arrow(attempts=1).open_input_file(f"{self.bucket}/{self._key(key)}") as file:
-                return file.read()
-        except FileNotFoundError as exc:
-            raise FileNotFoundError(errno.ENOENT, "no such object", self._uri(key)) from exc
-        except (*_FAILURES, pa.ArrowInvalid):  # ArrowInvalid: a key with an empty part, which S3 allows
+            return bytes(obstore.get(self._client.quick, self._key(key)).bytes())
+        except (obstore.exceptions.BaseError, ValueError, *_FAILURES):  # ValueError: a key that is no path to obstore
             return self.read(key)
 
     def write(self, key: str, data: bytes, *, if_absent: bool) -> bool:
@@ -150,7 +144,7 @@ class S3Store:
                 raise ArchiveDenied(f"deleting failed ({first.get('Code')}): s3://{self.bucket}/{first.get('Key')}")
 
     def arrow(self) -> tuple[pyarrow.fs.FileSystem, str]:
-        return self._client.arrow(attempts=self.config.retries + 1), f"{self.bucket}/{self.prefix}".rstrip("/")
+        return self._client.arrow, f"{self.bucket}/{self.prefix}".rstrip("/")
 
     def _block(self, key: str, offset: int, length: int) -> tuple[bytes, int, str | None]:
         """Part of an object, its size and version; nothing of one that ends before the part."""
@@ -230,90 +224,6 @@ class S3Store:
         return f" at {self.config.endpoint}" if self.config.endpoint else ""
 
 
-class _Client:
-    """The connections of one process to one bucket."""
-
-    def __init__(self, bucket: str, config: StorageConfig) -> None:
-        client_kwargs = {"region_name": config.region} if config.region else {}
-        self.fs = s3fs.S3FileSystem(
-            anon=config.anonymous,
-            endpoint_url=config.endpoint,
-            client_kwargs=client_kwargs,
-            config_kwargs={
-                "connect_timeout": config.connect_timeout_s,
-                "read_timeout": config.read_timeout_s,
-                "retries": {"max_attempts": config.retries, "mode": "standard"},
-                "max_pool_connections": max(config.threads, 10),
-            },
-            use_listings_cache=False,
-            skip_instance_cache=True,
-        )
-        self.fs.retries = 1  # botocore tries again; s3fs would multiply its tries
-        self._config = config
-        self._bucket = bucket
-        self._meta = self.fs.connect().meta
-        self._meta.events.register("before-parse.s3.ListObjectsV2", _without_unused)
-        self._lock = threading.Lock()
-        self._arrow: dict[int, pyarrow.fs.S3FileSystem] = {}
-        self._region: str | None = None
-
-    def arrow(self, *, attempts: int) -> pyarrow.fs.S3FileSystem:
-        with self._lock:
-            self._region = self._region or self._bucket_region()
-            if attempts not in self._arrow:
-                self._arrow[attempts] = _arrow(self._config, self._meta, self._region, attempts)
-            return self._arrow[attempts]
-
-    def _bucket_region(self) -> str:
-        """Where the bucket lies. botocore follows it by itself, pyarrow would fail in any other region."""
-        try:
-            answer = self.fs.call_s3("head_bucket", Bucket=self._bucket)
-        except _FAILURES:
-            answer = {}  # no permission to ask, or a failure that the reading to come will tell
-        headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
-        region = headers.get("x-amz-bucket-region") or self._meta.region_name
-        return "us-east-1" if region in (None, "aws-global") else region
-
-
-def _client(bucket: str, config: StorageConfig) -> _Client:
-    # A process that forks, or that is given other credentials, needs new connections.
-    environment = sorted(f"{name}={value}" for name, value in os.environ.items() if name.startswith("AWS_"))
-    with _LOCK:
-        return _cached_client(bucket, config, os.getpid(), digest(*environment))
-
-
-@lru_cache(maxsize=8)
-def _cached_client(bucket: str, config: StorageConfig, pid: int, environment: str) -> _Client:
-    try:
-        return _Client(bucket, config)
-    except ValueError as exc:
-        raise ConfigError(f"endpoint: must be http[s]://host[:port], got {config.endpoint!r}: {exc}") from exc
-
-
-_LOCK = threading.Lock()
-
-
-def _arrow(config: StorageConfig, meta: Any, region: str, attempts: int) -> pyarrow.fs.S3FileSystem:
-    """The same server by pyarrow. No credentials are passed: it finds them itself, so its pickle holds none."""
-    arguments: dict[str, Any] = {
-        "anonymous": config.anonymous,
-        "region": region,
-        "connect_timeout": config.connect_timeout_s,
-        "request_timeout": config.read_timeout_s,
-        "retry_strategy": pyarrow.fs.AwsStandardS3RetryStrategy(max_attempts=attempts),
-    }
-    endpoint = urlsplit(meta.endpoint_url)
-    host = endpoint.hostname or ""
-    if not host.endswith((".amazonaws.com", ".amazonaws.com.cn")):
-        arguments |= {"scheme": endpoint.scheme, "endpoint_override": endpoint.netloc + endpoint.path}
-    proxy = getproxies().get(endpoint.scheme)
-    if proxy and not proxy_bypass(host):
-        arguments["proxy_options"] = proxy
-    if authorities := os.environ.get("AWS_CA_BUNDLE"):
-        arguments["tls_ca_file_path"] = authorities
-    return pyarrow.fs.S3FileSystem(**arguments)
-
-
 async def _get(
     fs: s3fs.S3FileSystem, bucket: str, key: str, tries: int, part: tuple[int, int] | None
 ) -> tuple[bytes, dict[str, Any]]:
@@ -335,11 +245,6 @@ async def _get(
 
 def _pause(attempt: int) -> float:
     return random.uniform(0.0, min(5.0, 0.2 * 2**attempt))  # noqa: S311 - spreads retries, guards nothing
-
-
-def _without_unused(response_dict: dict[str, Any], **_: Any) -> None:
-    """Takes out of a listing what nobody asks for: parsing the dates takes two thirds of a listing's time."""
-    response_dict["body"] = _UNUSED.sub(b"", response_dict["body"])
 
 
 def _is_folder_marker(item: dict[str, Any]) -> bool:

@@ -218,5 +218,6 @@ def _opaque(image: Image.Image) -> Image.Image:
 
 
 def _slice(pixels: np.ndarray, bits: int, orientation: int, *, frame: int = 0, coloured: bool = False) -> Slice:
-    upright = np.ascontiguousarray(_UPRIGHT[orientation](pixels), dtype=np.float32)
+    kind = np.uint8 if pixels.dtype == np.uint8 and bits == 8 else np.float32
+    upright = np.ascontiguousarray(_UPRIGHT[orientation](pixels), dtype=kind)
     return Slice(pixels=upright, bits=bits, frame=frame, flags=frozenset({Flag.COLOUR} if coloured else ()))

@@ -77,6 +77,7 @@ class _Scoring(LabelledJob):
             run_id=record.run_id,
             precision=settings.precision,
             micro_batch=settings.micro_batch,
+            engine=settings.engine,
         )
         with record.stage("scoring"):
             done = score_shards.score_all(

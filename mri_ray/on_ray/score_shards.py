@@ -35,6 +35,8 @@ class Task:
     run_id: str
     precision: str = "auto"
     micro_batch: int | None = None
+    engine: str = "torch"
+    slices: int = 0  # about as many as one worker will score
 
 
 class ScoreShard:
@@ -43,7 +45,12 @@ class ScoreShard:
     def __init__(self, task: Task) -> None:
         self._task = task
         self._predictor = Predictor(
-            bundles.load(task.bundle), precision=task.precision, micro_batch=task.micro_batch, threads=1
+            bundles.load(task.bundle),
+            precision=task.precision,
+            micro_batch=task.micro_batch,
+            threads=1,
+            engine=task.engine,
+            slices=task.slices,
         )
 
     def __call__(self, shard: Shard) -> Facts:
@@ -101,6 +108,9 @@ def score_all(
     total = sum(shard.objects for shard in todo)
     there = len(manifest.shards()) - len(todo)
     log.info("scoring %s shards with %s objects; %s shards are there already", len(todo), f"{total:,}", there)
+    # Of all there is, done or not: a rerun must compute in the same way as the run that it goes on from.
+    objects = sum(shard.objects for shard in manifest.shards())
+    task = replace(task, slices=objects // max(1, settings.workers or cluster.cpus()))
     running = _scoring(task, todo, settings)
     return progress.followed(running, todo, what="scored", tell=tell, deadline=deadline) | {"shards_there": there}
 

@@ -13,7 +13,8 @@ from mri_ray.learn.cnn import answer
 from mri_ray.learn.device import Precision, autocast, choose_device, place
 from mri_ray.learn.loop import to_input
 from mri_ray.predict.quick import quickened
-from mri_ray.predict.ways import choose, doubtful
+from mri_ray.predict.vino import Compiled
+from mri_ray.predict.ways import choose, choose_vino, doubtful
 from mri_ray.records import Decision
 
 MICRO_BATCH = {"cpu": 8, "cuda": 128}
@@ -37,8 +38,9 @@ class Predictor:
 
     precision: as in `ways.choose`. micro_batch: pictures a forward pass, None: what suits the device; with large ones a
     CPU spends its time on page faults, as the allocator returns the activations. threads: torch's CPU threads, of the
-    whole process; None leaves them as they are. device: None takes the GPU if there is one.
-    Raises ConfigError for a setting out of its range, BundleError for a precision that answers otherwise.
+    whole process; None leaves them as they are. device: None takes the GPU if there is one. engine, slices: as in
+    `ways.choose_vino`.
+    Raises ConfigError for a setting out of its range, BundleError for a way that answers otherwise.
     """
 
     def __init__(
@@ -49,6 +51,8 @@ class Predictor:
         micro_batch: int | None = None,
         threads: int | None = None,
         device: torch.device | None = None,
+        engine: str = "torch",
+        slices: int = 0,
     ) -> None:
         for name, value in (("micro_batch", micro_batch), ("threads", threads)):
             if value is not None and value < 1:
@@ -57,8 +61,13 @@ class Predictor:
             torch.set_num_threads(threads)
         self.bundle = bundle
         self.device = device or choose_device()
+        if self.device.type == "cuda":
+            torch.backends.cudnn.allow_tf32 = False  # fp32 is what other ways are held against
         self.precision, self._proof = choose(bundle, precision, self.device)
         self._micro_batch = micro_batch or MICRO_BATCH[self.device.type]
+        compiled, proof = choose_vino(bundle, engine, self.precision, self.device, slices)
+        self._compiled = Compiled(bundle, batch=self._micro_batch, threads=threads) if compiled else None
+        self._proof = proof if compiled else self._proof
         self._module = place(_steady(quickened(module(bundle))), self.device)
 
     def predict(self, images: np.ndarray) -> Predictions:
@@ -71,7 +80,8 @@ class Predictor:
         size = self.bundle.prepare.size
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (1, size, size):
             raise ValueError(f"images: must be uint8 (N, 1, {size}, {size}), got {images.dtype} {images.shape}")
-        logit, lesion = self._answers(images, self.precision)
+        compiled = self._compiled
+        logit, lesion = self._answers(images, self.precision) if compiled is None else compiled.answers(images)
         if self._proof is not None:
             again = np.flatnonzero(doubtful(logit / self.bundle.temperature, self.bundle, self._proof.margin))
             logit[again], lesion[again] = self._answers(images[again], Precision.FP32)

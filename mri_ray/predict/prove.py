@@ -10,7 +10,8 @@ from mri_ray.learn.bundle import Bundle, module
 from mri_ray.learn.cnn import answer
 from mri_ray.learn.device import Precision, choose_device, choose_precision
 from mri_ray.predict.predictor import Predictor, decide, probability
-from mri_ray.predict.ways import Proof, doubtful, margin, way
+from mri_ray.predict.vino import is_there
+from mri_ray.predict.ways import VINO, Proof, doubtful, margin, way
 from mri_ray.records import Decision
 
 SLICES = 256  # show a way that is wrong; a few seconds
@@ -28,11 +29,14 @@ def prove(bundle: Bundle, images: np.ndarray) -> dict[str, dict[str, Any]]:
     cpu, device = torch.device("cpu"), choose_device()
     plain = _plain(bundle, images)
     tried = {(cpu, Precision.BF16), (device, choose_precision("auto", device))}
-    return {
-        way(*tried_way): asdict(_proven(bundle, images, plain, *tried_way))
+    proofs = {
+        way(*tried_way): _proven(bundle, images, plain, *tried_way)
         for tried_way in sorted(tried, key=str)
         if tried_way[1] is not Precision.FP32
     }
+    if is_there():
+        proofs[VINO] = _proven(bundle, images, plain, cpu, Precision.BF16, engine="openvino")
+    return {name: asdict(proof) for name, proof in proofs.items()}
 
 
 def _plain(bundle: Bundle, images: np.ndarray) -> np.ndarray:
@@ -44,11 +48,18 @@ def _plain(bundle: Bundle, images: np.ndarray) -> np.ndarray:
     return (z[:, 1] - z[:, 0]).numpy()
 
 
-def _proven(bundle: Bundle, images: np.ndarray, plain: np.ndarray, device: torch.device, precision: Precision) -> Proof:
+def _proven(
+    bundle: Bundle,
+    images: np.ndarray,
+    plain: np.ndarray,
+    device: torch.device,
+    precision: Precision,
+    engine: str = "torch",
+) -> Proof:
     emulated = precision is Precision.BF16 and choose_precision("auto", device) is not Precision.BF16
     if emulated:
         images, plain = images[:_EMULATED_SLICES], plain[:_EMULATED_SLICES]
-    unproven = Predictor(replace(bundle, proofs={}), precision=precision.value, device=device)
+    unproven = Predictor(replace(bundle, proofs={}), precision=precision.value, device=device, engine=engine)
     fast = unproven.predict(images).logit
     allowed = margin((fast - plain) / bundle.temperature)
     again = doubtful(fast / bundle.temperature, bundle, allowed)

@@ -1,6 +1,7 @@
 """A trained network -> one that gives the same answers with less work, and nearer ones in bf16."""
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,19 +16,27 @@ def quickened(net: nn.Module) -> nn.Module:
 
     net: in evaluation mode. What stands in no `nn.Sequential` (ResNet's blocks) is left as it is.
     """
-    net = _within(net)
+    return _exact_first(_within(net, lambda layers: _pooled_first(_folded(layers))))
+
+
+def folded(net: nn.Module) -> nn.Module:
+    """Fold batch norms only, for compilers that know all else by themselves."""
+    return _exact_first(_within(net, _folded))
+
+
+def _exact_first(net: nn.Module) -> nn.Module:
     if isinstance(net, Cnn):  # the others standardise pixels first
         block: Any = net.features[0]
-        block[0] = _OfPixels(block[0])
+        block[0] = OfPixels(block[0])
     return net
 
 
-def _within(net: nn.Module) -> nn.Module:
+def _within(net: nn.Module, change: Callable[[list[nn.Module]], list[nn.Module]]) -> nn.Module:
     for name, child in net.named_children():
-        setattr(net, name, _within(child))
+        setattr(net, name, _within(child, change))
     if type(net).forward is not nn.Sequential.forward:
         return net
-    return nn.Sequential(*_pooled_first(_folded(list(net.children()))))
+    return nn.Sequential(*change(list(net.children())))
 
 
 def _folded(layers: list[nn.Module]) -> list[nn.Module]:
@@ -67,12 +76,15 @@ class _Halved(nn.Module):
         return torch.maximum(rows[..., 0, :], rows[..., 1, :]).permute(0, 3, 1, 2)
 
 
-class _OfPixels(nn.Module):
+class OfPixels(nn.Module):
     """A first convolution that bf16 does not blur: its rounding is half of the network's and more (measured).
 
     Pixels in [0, 1] are whole numbers of 1/255, which bf16 holds exactly, and each weight is the sum of two bf16
-    numbers, as two equal channels: a kernel of nine products has room for them.
+    numbers, as two equal channels: a kernel of nine products has room for them. whole: it is given whole numbers, up to
+    255, always.
     """
+
+    whole = False
 
     def __init__(self, plain: nn.Conv2d) -> None:
         super().__init__()
@@ -84,6 +96,8 @@ class _OfPixels(nn.Module):
         self.halves.bias = plain.bias
 
     def forward(self, images: Tensor) -> Tensor:
+        if self.whole:
+            return self.halves(torch.cat((images, images), dim=1))
         where = images.device.type
         if not torch.is_autocast_enabled(where) or torch.get_autocast_dtype(where) is not torch.bfloat16:
             return self.plain(images)

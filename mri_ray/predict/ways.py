@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from mri_ray.errors import BundleError
+from mri_ray.errors import BundleError, ConfigError
 from mri_ray.learn.bundle import Bundle
 from mri_ray.learn.device import Precision, choose_precision
+from mri_ray.predict.vino import is_there
 
 BOUND = 0.01  # of |dp|
 _SAFETY = 1.5  # slices to come may be further off than those it was tried on
@@ -56,9 +57,39 @@ def doubtful(calibrated: np.ndarray, bundle: Bundle, margin: float) -> np.ndarra
     return doubt
 
 
+VINO = "cpu-openvino"
+ENGINES = ("auto", "torch", "openvino")
+_VINO_PAYS = 5000  # slices of one worker: compiling takes as long as it saves on some 3,000
+
+
 def way(device: torch.device, precision: Precision) -> str:
     """Its name in `Bundle.proofs`."""
     return f"{device.type}-{precision.value}"
+
+
+def choose_vino(
+    bundle: Bundle, wanted: str, precision: Precision, device: torch.device, slices: int
+) -> tuple[bool, Proof | None]:
+    """Whether OpenVINO computes in place of torch, and its proof.
+
+    slices: about how many there will be; `auto` takes OpenVINO where it is installed, proven, and they are enough.
+    Raises ConfigError when it is asked for by name and cannot be had, BundleError when it answers otherwise.
+    """
+    if wanted not in ENGINES:
+        raise ConfigError(f"engine: must be one of {', '.join(ENGINES)}, got {wanted!r}")
+    fault = None
+    if wanted == "torch" or (wanted == "auto" and slices < _VINO_PAYS):
+        return False, None
+    if not is_there():
+        fault = "needs the package openvino (the extra `openvino`)"
+    elif device.type != "cpu" or precision is not Precision.BF16:
+        fault = f"computes in bf16 on a CPU, got {precision.value} on {device.type}"
+    if fault is not None:
+        if wanted == "auto":
+            return False, None
+        raise ConfigError(f"engine: openvino {fault}")
+    proof = _proven(bundle, VINO, named=wanted != "auto")
+    return proof is not None or wanted != "auto", proof
 
 
 def choose(bundle: Bundle, wanted: str, device: torch.device) -> tuple[Precision, Proof | None]:
@@ -70,22 +101,27 @@ def choose(bundle: Bundle, wanted: str, device: torch.device) -> tuple[Precision
     precision = choose_precision(wanted, device)
     if precision is Precision.FP32:
         return precision, None
-    name = way(device, precision)
+    proof = _proven(bundle, way(device, precision), named=wanted != "auto")
+    return (precision, proof) if proof is not None or wanted != "auto" else (Precision.FP32, None)
+
+
+def _proven(bundle: Bundle, name: str, *, named: bool) -> Proof | None:
+    """The proof of a way that may be used, None where it may not or, if it is asked for by name, was never tried."""
     found = bundle.proofs.get(name)
     proof = None if found is None else Proof(**found)
     fault = None
-    if proof is None and wanted == "auto":
+    if proof is None and not named:
         fault = "the bundle holds no proof that its answers are those of fp32"
     elif proof is not None and not proof.holds:
         fault = (
             f"answers must be within {BOUND:g} of those of fp32, and no decision another, got a difference of "
             f"{proof.max_dp:.4g} and {proof.flips} other decisions on {proof.slices} slices of validation"
         )
-    elif proof is not None and not proof.pays and wanted == "auto":
+    elif proof is not None and not proof.pays and not named:
         fault = f"{proof.again:.0%} of the slices would have to be computed again"
     if fault is None:
-        return precision, proof
-    if wanted != "auto":
-        raise BundleError(f"precision: {name}: {fault}; use auto or fp32")
-    log.warning("%s: %s; fp32 is used", name, fault)
-    return Precision.FP32, None
+        return proof
+    if named:
+        raise BundleError(f"{name}: {fault}; use auto or fp32")
+    log.warning("%s: %s; it is not used", name, fault)
+    return None

@@ -11,18 +11,21 @@ from mri_ray.records import Flag
 _SAMPLE = 65_536  # pixels that the window is taken from
 _QUARTILE_OF_NOISE = 0.45062  # lower quartile of |a - b| for two samples of unit normal noise
 _HUGE = 1e30  # larger numbers overflow float32 when subtracted
+_COUNTED = 2**16  # different whole numbers at most
 _BLANK_SIDE = 64
 _BLANK_CONTRAST = 10  # grey levels
 _BLANK_AREA = 0.001
 
 
 def to_uint8(pixels: np.ndarray, bits: int, config: PrepareConfig) -> tuple[np.ndarray, frozenset[Flag]]:
-    """Intensities float (H, W) -> uint8 (H, W) and flags.
+    """Intensities of any type (H, W) -> uint8 (H, W) and flags.
 
     8 bits stay as they are. Anything else is windowed by percentiles. A window narrower than `config.window_floor`
     times the noise is widened: a slice without signal stays dark and is flagged LOW_CONTRAST.
     NaN counts as the darkest number there is, infinities as the darkest and the brightest.
     """
+    if pixels.dtype == np.uint8 and bits == 8:
+        return pixels, frozenset()
     lowest, highest = float(pixels.min()), float(pixels.max())
     if not (lowest >= -_HUGE and highest <= _HUGE):  # so written, NaN is found too
         pixels = _finite(pixels)
@@ -63,8 +66,7 @@ def _sample(pixels: np.ndarray) -> np.ndarray:
 
 
 def _percentiles(sample: np.ndarray, config: PrepareConfig) -> list[float]:
-    ordered = np.sort(sample, axis=None)  # far faster than np.percentile
-    return [float(ordered[round(part / 100 * (ordered.size - 1))]) for part in config.window_percentiles]
+    return _ranked(sample, [round(part / 100 * (sample.size - 1)) for part in config.window_percentiles])
 
 
 def _noise(sample: np.ndarray) -> float:
@@ -72,6 +74,23 @@ def _noise(sample: np.ndarray) -> float:
 
     The lower quartile of the differences between neighbours hardly feels edges and texture.
     """
-    differences = np.sort(np.abs(np.diff(sample, axis=1)), axis=None)
-    noise = float(differences[differences.size // 4]) / _QUARTILE_OF_NOISE if differences.size else 0.0
-    return max(noise, 1.0) if np.array_equal(sample, np.rint(sample)) else noise
+    differences = np.abs(np.diff(sample, axis=1))
+    noise = _ranked(differences, [differences.size // 4])[0] / _QUARTILE_OF_NOISE if differences.size else 0.0
+    return max(noise, 1.0) if _is_whole(sample) else noise
+
+
+def _ranked(values: np.ndarray, places: list[int]) -> list[float]:
+    """The values that would stand at these places if all were sorted.
+
+    Whole numbers are counted, which takes a tenth of the time.
+    """
+    low = float(values.min())
+    if float(values.max()) - low < _COUNTED and _is_whole(values):
+        ends = np.cumsum(np.bincount((values - np.float32(low)).astype(np.intp).ravel()))
+        return [low + int(np.searchsorted(ends, place, side="right")) for place in places]
+    found = np.partition(values, places, axis=None)
+    return [float(found[place]) for place in places]
+
+
+def _is_whole(values: np.ndarray) -> bool:
+    return np.array_equal(values, np.rint(values))

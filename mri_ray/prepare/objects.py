@@ -167,12 +167,15 @@ def pixel_digest(item: Slice) -> str:
     """Names the decoded picture (shape, values, and whether they are windowed), however it was encoded."""
     height, width = item.pixels.shape
     values = _narrowed(np.ascontiguousarray(item.pixels))
-    about = f"{height}x{width} {'deep' if item.bits > 8 else '8'} {values.dtype.name} "
-    return sha256(about.encode() + values.tobytes()).hexdigest()[:32]
+    state = sha256(f"{height}x{width} {'deep' if item.bits > 8 else '8'} {values.dtype.name} ".encode())
+    state.update(values.data)
+    return state.hexdigest()[:32]
 
 
 def _narrowed(pixels: np.ndarray) -> np.ndarray:
     """The same values in the smallest type that holds them: a quarter of the bytes to go through."""
+    if pixels.dtype == np.uint8:
+        return pixels
     with np.errstate(invalid="ignore"):  # what a type cannot hold is found by comparing
         for kind in (np.uint8, np.int16):
             narrow = pixels.astype(kind)

@@ -40,6 +40,7 @@ ODD_KEYS = [
     ".hidden/.file",
     "quote'\"<>.png",
     "q?versionId=3",
+    "with\ttab",
 ]
 
 

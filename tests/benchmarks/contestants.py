@@ -70,6 +70,9 @@ CONTESTANTS = {
     "b": Contestant(
         title="by hand, a process a core", command=_module("by_hand"), answers=_of_folder, like="a", bound=1e-6
     ),
+    "b+": Contestant(
+        title="by hand, all of the job's steps", command=_module("by_parts"), answers=_of_folder, like="a", bound=1e-6
+    ),
     "c": Contestant(
         title="DataLoader, fp32 eager",
         command=_module("by_loader", "written"),

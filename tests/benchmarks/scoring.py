@@ -2,11 +2,11 @@
 
     MRI_DATA=... python -m tests.benchmarks.scoring files=2000 repeats=5 variants=jpeg,dicom,jpeg-s3
 
-in the project's folder, on Linux. Contestants (see `contestants`, `by_hand`, `by_loader`, `by_documentation`) run in
-turns over the same files, which differ in their pixels and, just written, lie in the page cache; each is a process
-started and measured from outside, start-up included. Two sizes of the archive tell start-up from rate (fewer=0: only
-one, for a single long run). Answers are compared: those of (b) must be (a)'s. All write to local disk, also where they
-read from S3, whose server shares the machine with them.
+in the project's folder, on Linux. Contestants (see `contestants`, `by_hand`, `by_parts`, `by_loader`,
+`by_documentation`) run in turns over the same files, which differ in their pixels and, just written, lie in the page
+cache; each is a process started and measured from outside, start-up included. Two sizes of the archive tell start-up
+from rate (fewer=0: only one, for a single long run). Answers are compared: those of (b) and (b+) must be (a)'s. All
+write to local disk, also where they read from S3, whose server shares the machine with them.
 
 Prints a Markdown table for each variant; writes it, and every run as JSON, below `output`.
 """

@@ -67,21 +67,30 @@ def _line(values: dict[int, float]) -> tuple[float | None, float | None]:
 
 def page(facts: dict[str, Any], rows: dict[str, list[dict[str, Any]]]) -> str:
     """The machine, the network alone, and a table a variant; repeats: the rounds done so far."""
-    alone = facts["forward"]
-    parts = [
-        "; ".join(f"{name} {value}" for name, value in facts["machine"].items()),
-        (
-            f"Network alone, {alone['processes']} processes, {alone['precision']}: {alone['images_per_s']:,.0f} "
-            f"images/s of {alone['gflop']:.3f} GFLOP, {alone['percent']:.0f} % of the {alone['gflops_limit']:,.0f} "
-            "GFLOP/s of the fastest convolution."
-        ),
-    ]
+    parts = ["; ".join(f"{name} {value}" for name, value in facts["machine"].items()), _alone(facts["forward"])]
     for variant, found in rows.items():
         parts.append(f"## {variant}, medians of {facts['repeats']}")
         if variant in facts["server"]:
             parts.append(f"The server alone, to one process of 16 threads: {facts['server'][variant]:,.0f} objects/s.")
         parts.append(markdown(found))
     return "\n\n".join(parts) + "\n"
+
+
+def _alone(found: Sequence[dict[str, Any]]) -> str:
+    first = found[0]
+    lines = [
+        f"The network alone, {first['gflop']:.3f} GFLOP an image, {first['precision']}:",
+        "",
+        "| processes x threads | engine | images/s | GFLOP/s of the fastest convolution | its share of that |",
+        "|---|---|---|---|---|",
+    ]
+    for one in found:
+        lines += [
+            f"| {one['processes']} x {one['threads']} | {engine} | {rate:,.0f} | {one['gflops_limit']:,.0f} "
+            f"| {one['percent'][engine]:.0f} % |"
+            for engine, rate in one["images_per_s"].items()
+        ]
+    return "\n".join(lines)
 
 
 def markdown(rows: Sequence[dict[str, Any]]) -> str:

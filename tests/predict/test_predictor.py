@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+import textwrap
 from dataclasses import replace
 
 import numpy as np
@@ -5,8 +9,9 @@ import pytest
 import torch
 from torch import nn
 
+from mri_ray.archive.storage import Location
 from mri_ray.errors import BundleError, ConfigError, RunError
-from mri_ray.learn.bundle import Bundle, module
+from mri_ray.learn.bundle import Bundle, module, save
 from mri_ray.learn.cnn import answer
 from mri_ray.learn.device import Precision, choose_precision
 from mri_ray.learn.model import build
@@ -14,7 +19,8 @@ from mri_ray.learn.settings import NAMES, ModelConfig
 from mri_ray.predict.predictor import Predictor, decide
 from mri_ray.predict.prove import prove
 from mri_ray.predict.quick import quickened
-from mri_ray.predict.ways import Proof, choose
+from mri_ray.predict.vino import is_there
+from mri_ray.predict.ways import VINO, Proof, choose, choose_vino
 from mri_ray.prepare.settings import PrepareConfig
 from mri_ray.records import Decision
 
@@ -285,3 +291,69 @@ def test_a_way_that_answers_otherwise_is_refused_with_its_figures():
         Predictor(bundle, precision="bf16")
     assert Predictor(bundle, precision="fp32").precision == "fp32"
     assert choose(a_bundle(), "bf16", CPU) == ("bf16", None)  # never tried: taken at its word
+
+
+@pytest.mark.skipif(not is_there(), reason="openvino is not installed")
+class TestVino:
+    def test_it_answers_as_torch_does_whatever_the_batch(self):
+        bundle, images = a_bundle(), pictures(21)
+        exact = Predictor(bundle, precision="fp32").predict(images)
+        predictor = Predictor(bundle, precision="bf16", engine="openvino", threads=1)
+        found = predictor.predict(images)
+        assert 0 < np.abs(found.probability - exact.probability).max() < 0.05
+        for size in (1, 5, 8, 21):
+            parts = [predictor.predict(images[i : i + size]).probability for i in range(0, 21, size)]
+            np.testing.assert_array_equal(np.concatenate(parts), found.probability)
+
+    def test_it_calls_nobody(self, tmp_path):
+        """Its package reports each use over the network unless it is told not to."""
+        save(a_bundle(), Location.of(str(tmp_path / "bundle")))
+        code = f"""
+            import socket, sys, time
+            sys.addaudithook(lambda event, args: event.startswith("socket.") and print(event, args))
+            from mri_ray.archive.storage import Location
+            from mri_ray.learn.bundle import load
+            from mri_ray.predict.vino import Compiled
+            Compiled(load(Location.of({str(tmp_path / "bundle")!r})), batch=1, threads=1)
+            time.sleep(1)
+            """
+        home = os.environ | {"HOME": str(tmp_path)}
+        done = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(code)], env=home, capture_output=True, text=True, check=True
+        )
+        assert "socket.connect" not in done.stdout
+        assert "socket.getaddrinfo" not in done.stdout
+        assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+    @pytest.mark.parametrize("name", NAMES[1:])
+    def test_backbones(self, name):
+        bundle, images = a_bundle(name), pictures(3)
+        exact = Predictor(bundle, precision="fp32").predict(images).logit
+        found = Predictor(bundle, precision="bf16", engine="openvino", threads=1).predict(images).logit
+        assert np.abs(found - exact).max() < 0.5
+        assert np.corrcoef(found, exact)[0, 1] > 0.95
+
+    def test_what_is_doubtful_is_computed_again(self):
+        bundle, images = a_bundle(), pictures(120)
+        proofs = prove(bundle, images)
+        proven = replace(bundle, proofs=proofs)
+        exact = Predictor(bundle, precision="fp32").predict(images)
+        found = Predictor(proven, precision="bf16", engine="openvino").predict(images)
+        n = proofs[VINO]["slices"]
+        away = np.abs(exact.probability - found.probability)[:n]
+        assert away.max() == pytest.approx(proofs[VINO]["max_dp"], abs=2e-6)
+        assert away.max() <= 0.01
+        assert exact.decision == found.decision
+
+    @pytest.mark.skipif(choose_precision("auto", CPU) is not Precision.BF16, reason="a processor without bf16")
+    def test_auto_takes_it_for_many_slices_where_it_is_proven(self):
+        bundle = a_bundle(proofs={"cpu-bf16": GOOD, VINO: GOOD})
+        cases = {("auto", 100): False, ("auto", 10_000): True, ("torch", 10_000): False, ("openvino", 0): True}
+        for (wanted, slices), taken in cases.items():
+            assert choose_vino(bundle, wanted, Precision.BF16, CPU, slices)[0] is taken
+        assert choose_vino(a_bundle(), "auto", Precision.BF16, CPU, 10_000) == (False, None)
+        assert choose_vino(bundle, "auto", Precision.FP32, CPU, 10_000) == (False, None)
+        with pytest.raises(ConfigError, match="engine: openvino computes in bf16 on a CPU, got fp32 on cpu"):
+            choose_vino(bundle, "openvino", Precision.FP32, CPU, 0)
+        with pytest.raises(BundleError, match=r"cpu-openvino: answers must be within 0\.01"):
+            choose_vino(a_bundle(proofs={VINO: GOOD | {"max_dp": 0.02}}), "openvino", Precision.BF16, CPU, 0)
