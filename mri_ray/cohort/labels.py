@@ -6,6 +6,7 @@ series or instances that results have in place of UIDs.
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -195,6 +196,12 @@ def together(parts: Sequence[tuple[np.ndarray, Matched]], count: int) -> Matched
         labels_without_file=sum(matched.labels_without_file for _, matched in parts),
         weak=sum(matched.weak for _, matched in parts),
     )
+
+
+def shared_patients(patient: Sequence[str | None], source: np.ndarray) -> int:
+    """How many patients are told by the labels of several archives. patient, source: of each row."""
+    pairs = {pair for pair in zip(patient, source.tolist(), strict=True) if pair[0] is not None}
+    return sum(number > 1 for number in Counter(name for name, _ in pairs).values())
 
 
 def bring(keys: pa.Array | Sequence[str], labels: pa.Table, rows: pa.Table | None = None) -> Matched:

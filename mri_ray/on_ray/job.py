@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import ray
 
 from mri_ray.archive import outputs
 from mri_ray.archive.identity import digest, digest_json
@@ -33,6 +34,8 @@ from mri_ray.errors import ArchiveDenied, ArchiveError, ArchiveNotFound
 from mri_ray.learn.bundle import Bundle
 from mri_ray.on_ray import ingest, plan, studies
 from mri_ray.on_ray.settings import ArchiveRun, LabelledRun, listed
+from mri_ray.on_ray.work import ONE_CPU
+from mri_ray.predict.heatmap import heatmaps
 from mri_ray.predict.snapshot import Snapshot
 from mri_ray.predict.studies import StudyRule
 from mri_ray.predict.worklist import as_csv, worklist
@@ -380,6 +383,13 @@ class LabelledJob(Job):
             prepared = again(self.archive, key, places.keys(), self._settings.decode, bundle.prepare)
             found |= {places[place]: picture for place, picture in prepared.items()}
         return found
+
+    def heat(self, bundle: Bundle, pictures: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
+        """Heat maps of pictures, by row."""
+        if not pictures:
+            return {}
+        task = ray.remote(heatmaps).options(**ONE_CPU)
+        return dict(zip(pictures, ray.get(task.remote(bundle, np.stack(list(pictures.values())))), strict=True))
 
     def publish(self, page: str, bundle: Bundle, place: Location, facts: Facts) -> None:
         """Write report.html and, last of all, run.json. place: where the bundle lies."""

@@ -1,22 +1,33 @@
 """Masks of an archive's lesions, brought beside its prepared rows: one file a shard, of the same name and rows."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import ray
 
 from mri_ray.archive import outputs
 from mri_ray.archive.identity import digest
 from mri_ray.archive.manifest import Manifest, Shard
+from mri_ray.archive.several import Archive
 from mri_ray.archive.storage import Location
 from mri_ray.decode.settings import DecodeConfig
 from mri_ray.errors import LabelError
-from mri_ray.learn.plan import CHUNK_ROWS
+from mri_ray.learn.bundle import Bundle
+from mri_ray.learn.plan import CHUNK_ROWS, Rows
 from mri_ray.on_ray import shards
-from mri_ray.on_ray.work import Facts
+from mri_ray.on_ray.stream import Prepared
+from mri_ray.on_ray.work import ONE_CPU, Facts, discreet
+from mri_ray.predict import heatmap
+from mri_ray.predict.heatmap import Agreement
 from mri_ray.prepare.masks import COLUMNS, SCHEMA, UNREADABLE, MaskNames, masks_of
+
+
+_LOOKED_AT = 128  # rows of a task
+_MOST = 20_000  # rows of a side whose heat maps are looked at
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -25,7 +36,7 @@ class MaskShard:
 
     manifest: Manifest
     prepared: Location
-    masks: Location
+    masks: Archive
     names: MaskNames
     decode: DecodeConfig
     size: int
@@ -62,7 +73,7 @@ class MaskShard:
 
 
 def bring(
-    masks: Location,
+    masks: Archive,
     prepared: Location,
     manifest: Manifest,
     cache: Location,
@@ -103,6 +114,36 @@ def told(rows: pa.Table, place: Location, manifest: Manifest, names: MaskNames) 
         labelled = objects.filter(pc.is_in(objects["object_id"], value_set=rows["object_id"].combine_chunks()))
         used.update(names.of_objects(labelled["key"].to_pylist()))
     return marked, fault, len(names.key) - len(used - {None})
+
+
+def looked_at(bundle: Bundle, prepared: Prepared, rows: Rows, group: np.ndarray, *, seed: int) -> dict[str, Any]:
+    """How well heat maps agree with the masks of one side (`heatmap.figures`); of at most _MOST rows, whole groups.
+
+    rows: with what is known of their masks. group: int (N,), whose they are.
+    """
+    some = np.flatnonzero(rows.known if rows.known is not None else np.zeros(len(rows), bool))
+    some = some[_some_groups(group[some], seed)]
+    held, at = ray.put(bundle), ray.put(prepared)
+    parts = [rows.take(some[start : start + _LOOKED_AT]) for start in range(0, len(some), _LOOKED_AT)]
+    seen = ray.get([_agreement.remote(held, at, part) for part in parts])
+    names = [field.name for field in fields(Agreement)]
+    joined = {name: np.concatenate([getattr(part, name) for part in seen]) for name in names} if seen else {}
+    return heatmap.figures(Agreement(**joined), group[some]) if joined else {}
+
+
+def _some_groups(group: np.ndarray, seed: int) -> np.ndarray:
+    """Positions of rows of groups drawn until they are _MOST, ascending; at least one group's."""
+    names, inverse, counts = np.unique(group, return_inverse=True, return_counts=True)
+    order = np.random.default_rng(seed).permutation(len(names))
+    taken = np.cumsum(counts[order]) <= _MOST
+    taken[:1] = True
+    return np.flatnonzero(np.isin(inverse, order[taken]))
+
+
+@ray.remote(**ONE_CPU)
+def _agreement(bundle: Bundle, prepared: Prepared, rows: Rows) -> Agreement:
+    with discreet():
+        return heatmap.agreement(heatmap.heatmaps(bundle, prepared.pixels(rows)), prepared.lesions(rows))
 
 
 def _places(rows: pa.Table) -> np.ndarray:

@@ -15,9 +15,11 @@ from ray.util.queue import Queue
 
 from mri_ray.archive import outputs
 from mri_ray.archive.identity import digest, digest_json
+from mri_ray.archive.several import Archive, archive_of
 from mri_ray.archive.storage import Location
 from mri_ray.cohort import sides
 from mri_ray.cohort.assemble import INDEX, Cohort, assemble
+from mri_ray.cohort.labels import shared_patients
 from mri_ray.cohort.lesions import Lesions, lesions
 from mri_ray.cohort.split import SIDES, TEST, TRAIN, VALIDATION
 from mri_ray.errors import ConfigError, MriRayError, SplitError, TrainingFailed
@@ -27,8 +29,8 @@ from mri_ray.learn.model import build, count_parameters
 from mri_ray.learn.plan import Rows
 from mri_ray.on_ray import cluster, ingest, progress, score_shards, train_worker
 from mri_ray.on_ray.job import LabelledJob
-from mri_ray.on_ray.masks import bring, told
-from mri_ray.on_ray.settings import TrainRun
+from mri_ray.on_ray.masks import bring, looked_at, told
+from mri_ray.on_ray.settings import TrainRun, listed
 from mri_ray.on_ray.stream import Prepared
 from mri_ray.on_ray.work import ONE_CPU, own_error
 from mri_ray.predict import snapshot
@@ -65,7 +67,9 @@ class _Training(LabelledJob):
         self.settings = settings
         self.place = self.output / "bundle"
         self.cache = Location.of(settings.cache, settings.storage) if settings.cache else self.output
-        self.masks = Location.of(settings.masks, settings.storage) if settings.masks else None
+        given = listed(settings.masks, settings.archive)
+        self._has_masks = np.array([uri is not None for uri in given])  # of each archive
+        self.masks = archive_of(given, settings.storage) if self._has_masks.any() else None
         if self.masks is not None:
             self.masks.check()
         self._masks: Location | None = None  # beside the prepared rows
@@ -90,6 +94,8 @@ class _Training(LabelledJob):
         with record.stage("proving"):
             bundle = replace(bundle, proofs=self._proofs(bundle, cohort))
         with record.stage("evaluating"):
+            if self.masks is not None:
+                record.note(lesions=self._lesion_figures(bundle, cohort))
             found = self._score(bundle, cohort)
             facts = self._facts(bundle, history, cohort, found)
         bundle = replace(bundle, metrics=facts.metrics)
@@ -118,6 +124,9 @@ class _Training(LabelledJob):
             seed=settings.seed,
             quote=self.quote,
         )
+        cohort = replace(cohort, source=self.source_of(cohort.index))
+        if shared := shared_patients(matched.patient, self.source_of(usable)):
+            self.warn(f"{shared:,} patients stand in the labels of several archives: each is taken for one person")
         if self.masks is not None:
             cohort = cohort.with_lesions(self._lesions(self.masks, cohort))
         for side, counts in cohort.counts().items():
@@ -126,20 +135,22 @@ class _Training(LabelledJob):
             self.warn(warning)
         return cohort
 
-    def _lesions(self, masks: Location, cohort: Cohort) -> Lesions:
+    def _lesions(self, masks: Archive, cohort: Cohort) -> Lesions:
         """What the masks tell; they are brought beside the prepared rows, where that was not done before."""
         settings = self.settings
-        self._masks, names = bring(
-            masks,
-            self.prepared,
-            self.manifest,
-            self.cache,
-            decode=settings.decode,
-            size=settings.prepare.size,
-            workers=settings.shards.workers,
-        )
+        with self._untold():
+            self._masks, names = bring(
+                masks,
+                self.prepared,
+                self.manifest,
+                self.cache,
+                decode=settings.decode,
+                size=settings.prepare.size,
+                workers=settings.shards.workers,
+            )
         marked, fault, without_slice = told(cohort.index, self._masks, self.manifest, names)
-        return lesions(cohort.label, marked, fault, without_slice=without_slice)
+        has_masks = self._has_masks[cohort.source]
+        return lesions(cohort.label, marked, fault, given=has_masks, without_slice=without_slice)
 
     def _fit(self, cohort: Cohort) -> tuple[Weights, list[train_worker.Epoch]]:
         settings = self.settings
@@ -170,6 +181,24 @@ class _Training(LabelledJob):
         assert result.checkpoint is not None, "a training that ended has reported an epoch"
         with result.checkpoint.as_directory() as folder:
             return train_worker.read_checkpoint(Path(folder))
+
+    def _lesion_figures(self, bundle: Bundle, cohort: Cohort) -> dict[str, dict[str, Any]]:
+        """By side, how well the bundle's heat maps agree with masks it has not learned from."""
+        found = {}
+        for code in (VALIDATION, TEST):
+            rows, group = _rows(cohort, code, masked=True), cohort.group[cohort.side == code]
+            figures = looked_at(bundle, self._rows_at(), rows, group, seed=self.settings.seed)
+            if figures.get("dice") is not None:
+                found[SIDES[code]] = figures
+                log.info(
+                    "lesions of %s: Dice %.3f (mean of %s groups), hottest pixel in the lesion on %.1f %% of %s slices",
+                    SIDES[code],
+                    figures["dice"],
+                    figures["groups"],
+                    100 * figures["pointing"],
+                    figures["slices_with_lesion"],
+                )
+        return found
 
     def _rows_at(self) -> Prepared:
         names = tuple(outputs.name(shard) for shard in self.manifest.shards())
@@ -252,7 +281,8 @@ class _Training(LabelledJob):
         shown = "test" if np.any(cohort.side == TEST) else "validation"
         chosen = examples.choose(labelled, results, bundle.threshold, usable=self.showable(results), side=shown)
         pictures = self.pictures(bundle, results, examples.rows(chosen))
-        seen = examples.shown(chosen, labelled, results, pictures)
+        heat = self.heat(bundle, pictures)
+        seen = examples.shown(chosen, labelled, results, pictures, heat)
         return TrainingFacts(
             **self.facts(bundle, found, results, self.labels_of(results), labelled, seen),
             history=history,

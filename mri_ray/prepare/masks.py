@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mri_ray.archive.storage import Location
+from mri_ray.archive.several import Archive
 from mri_ray.decode.read import read
 from mri_ray.decode.settings import DecodeConfig
 from mri_ray.prepare.geometry import Box, fit, squared, squared_shape
@@ -56,7 +56,7 @@ class MaskNames:
         return self.key.take(pc.coalesce(exact, marked)).to_pylist()
 
 
-def masks_of(rows: pa.Table, keys: dict[str, str], masks: Location, decode: DecodeConfig, size: int) -> pa.Table:
+def masks_of(rows: pa.Table, keys: dict[str, str], masks: Archive, decode: DecodeConfig, size: int) -> pa.Table:
     """What is known of the lesions of prepared rows (COLUMNS) -> SCHEMA.
 
     keys: by object_id the key of its mask below `masks`. A volume's is that of all its slices.

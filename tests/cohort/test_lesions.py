@@ -9,10 +9,13 @@ from mri_ray.errors import LabelError
 NAN = float("nan")
 
 
-def told(label, marked, fault=None, without_slice=0):
+def told(label, marked, fault=None, without_slice=0, given=None):
     count = len(label)
     reasons = np.array(fault or [""] * count, object)
-    return lesions(np.array(label, np.int8), np.array(marked, float), reasons, without_slice=without_slice)
+    known = np.ones(count, bool) if given is None else np.array(given)
+    return lesions(
+        np.array(label, np.int8), np.array(marked, float), reasons, given=known, without_slice=without_slice
+    )
 
 
 def test_a_normal_slice_has_no_lesion_and_a_tumor_slice_without_a_mask_an_unknown_one():
@@ -38,3 +41,10 @@ def test_contradictions_and_faults_are_counted_and_not_used():
 def test_masks_that_tell_of_no_tumor_are_refused(marked):
     with pytest.raises(LabelError, match=r"masks: at least one must be that of a tumor slice, got \d of 2 .* 4 masks"):
         told([0, 1], marked, without_slice=4)
+
+
+def test_an_archive_without_masks_teaches_nothing_of_where_lesions_are():
+    found = told([0, 1, 0, 1], [NAN, 9, NAN, NAN], given=[True, True, False, False])
+    assert found.known.tolist() == [True, True, False, False]
+    np.testing.assert_array_equal(found.px, [0, 9, 0, NAN])
+    assert found.warnings == []

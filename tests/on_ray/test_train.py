@@ -149,6 +149,11 @@ def test_masks_are_learned_from_and_lesions_are_measured(ray_cluster, small, arc
     assert results["lesion_px"].null_count == 0
     assert results["lesion_mm2"].null_count == results.num_rows  # a PNG tells no spacing
     assert trained["split"] == values["split"]
+    for figures in values["lesions"].values():
+        assert 0 <= figures["dice_lowest"] <= figures["dice"] <= 1
+        assert 0 <= figures["pointing"] <= 1
+    assert set(values["lesions"]) <= {"validation", "test"}
+    assert "heat map of" in (tmp_path / "report.html").read_text()
 
 
 def test_masks_of_other_names_are_refused(ray_cluster, small, archive, trained, tmp_path):
@@ -170,3 +175,31 @@ def test_a_mask_head_without_masks_is_refused(small, tmp_path):
     }
     with pytest.raises(ConfigError, match=r"model\.masks: a mask head needs masks"):
         config.build(TrainRun, given)
+
+
+def test_several_archives_are_learned_from_as_one(ray_cluster, small, archive, masks, tmp_path):
+    """The phantoms' first side with masks, the second, elsewhere, without; their labels in two files."""
+    text = (archive.parent / "labels.csv").read_text().splitlines()
+    for side in ("Training", "Testing"):
+        shutil.copytree(archive / side, tmp_path / side)
+        own = [line.removeprefix(f"{side}/") for line in text[1:] if line.startswith(side)]
+        (tmp_path / f"{side}.csv").write_text("\n".join([text[0], *own]))
+    settings = config.build(
+        TrainRun,
+        small
+        | {
+            "archive": [str(tmp_path / "Training"), str(tmp_path / "Testing")],
+            "labels": [str(tmp_path / "Training.csv"), str(tmp_path / "Testing.csv")],
+            "masks": [str(masks / "Training"), None],
+            "output": str(tmp_path / "out"),
+            "model": small["model"] | {"masks": True},
+            "train": small["train"] | {"epochs": 1, "workers": 1, "balance": "sampling"},
+        },
+    )
+    values = train.run(settings).values
+    assert values["counts"]["objects"] == sum(side["n"] for side in values["metrics"].values()) == 120
+    uris = table(values["results"])["uri"].to_pylist()
+    assert {uri.split("/")[-3] for uri in uris} == {"Training", "Testing"}
+    assert "validation" in values["lesions"] or "test" in values["lesions"]
+    bundle = bundles.load(Location.of(values["bundle"]))
+    assert bundle.training["archive"].count("file://") == 2

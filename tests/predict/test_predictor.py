@@ -295,12 +295,15 @@ def test_a_way_that_answers_otherwise_is_refused_with_its_figures():
 
 @pytest.mark.skipif(not is_there(), reason="openvino is not installed")
 class TestVino:
-    def test_it_answers_as_torch_does_whatever_the_batch(self):
-        bundle, images = a_bundle(), pictures(21)
+    @pytest.mark.parametrize("name", ["cnn", "cnn with masks"])
+    def test_it_answers_as_torch_does_whatever_the_batch(self, name):
+        bundle, images = a_bundle(name), pictures(21)
         exact = Predictor(bundle, precision="fp32").predict(images)
         predictor = Predictor(bundle, precision="bf16", engine="openvino", threads=1)
         found = predictor.predict(images)
         assert 0 < np.abs(found.probability - exact.probability).max() < 0.05
+        if bundle.model.masks:
+            np.testing.assert_allclose(found.lesion, exact.lesion, atol=0.02 * SIZE**2)
         for size in (1, 5, 8, 21):
             parts = [predictor.predict(images[i : i + size]).probability for i in range(0, 21, size)]
             np.testing.assert_array_equal(np.concatenate(parts), found.probability)
