@@ -60,11 +60,13 @@ class TrainSettings:
     """One training. batch_size is global, whatever the number of workers; window_rows bounds the shuffle's memory.
 
     accumulate: a worker's share of a batch goes through the network in so many parts. balance: sampling draws as many
-    rows of each class of each archive, weights makes both classes count alike.
+    rows of each class of each archive, weights makes both classes count alike. least_workers: where fewer find room, or
+    nodes are lost, so many are enough; None: all are waited for.
     """
 
     epochs: int = 20
     workers: int = 1
+    least_workers: int | None = None
     batch_size: int = 32
     accumulate: int = 1
     balance: Literal["none", "weights", "sampling"] = "none"
@@ -78,8 +80,12 @@ class TrainSettings:
         for name, value in least.items():
             _at_least(name, getattr(self, name), value)
         _at_least("patience", self.patience, 1)
-        if self.batch_size % self.workers:
-            raise ConfigError(f"batch_size: must be a multiple of workers ({self.workers}), got {self.batch_size}")
+        _at_least("least_workers", self.least_workers, 1)
+        if self.least_workers is not None and self.least_workers > self.workers:
+            raise ConfigError(f"least_workers: must be at most workers ({self.workers}), got {self.least_workers}")
+        for number in range(self.least_workers or self.workers, self.workers + 1):
+            if self.batch_size % number:
+                raise ConfigError(f"batch_size: must be a multiple of workers ({number}), got {self.batch_size}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,9 +28,10 @@ from mri_ray.learn.bundle import Bundle
 from mri_ray.learn.model import build, count_parameters
 from mri_ray.learn.plan import Rows
 from mri_ray.on_ray import cluster, ingest, progress, score_shards, train_worker
+from mri_ray.on_ray.curves import curves
 from mri_ray.on_ray.job import LabelledJob
 from mri_ray.on_ray.masks import bring, looked_at, told
-from mri_ray.on_ray.settings import TrainRun, listed
+from mri_ray.on_ray.settings import TrainRun, TrainSettings, listed
 from mri_ray.on_ray.stream import Prepared
 from mri_ray.on_ray.work import ONE_CPU, own_error
 from mri_ray.predict import snapshot
@@ -155,11 +156,6 @@ class _Training(LabelledJob):
     def _fit(self, cohort: Cohort) -> tuple[Weights, list[train_worker.Epoch]]:
         settings = self.settings
         train = _rows(cohort, TRAIN, masked=settings.model.masks)
-        if len(train) < settings.train.workers:
-            raise SplitError(
-                f"train.workers: each worker needs a row of the train side, got {settings.train.workers} workers for "
-                f"{len(train)} rows"
-            )
         task = train_worker.Task(
             model=settings.model,
             optimiser=settings.optimiser,
@@ -170,11 +166,16 @@ class _Training(LabelledJob):
             train=train,
             validation=_rows(cohort, VALIDATION, masked=settings.model.masks),
         )
+        if len(train) < task.batch:
+            raise SplitError(
+                f"train.workers: each worker needs a row of the train side, got {settings.train.workers} workers for "
+                f"{len(train)} rows"
+            )
         # The same settings on the same rows go on where a killed run stopped; anything else starts anew.
         decisive = {name: value for name, value in asdict(settings).items() if name not in _INDECISIVE}
         self.fit_name = digest("fit", digest_json(decisive), cohort.digest())
         try:
-            with progress.relayed() as queue:
+            with curves(self.output, self.fit_name) as tell, progress.relayed(tell) as queue:
                 result = self._trainer(task, queue).fit()
         except ray.train.TrainingFailedError as exc:
             raise _named(exc) from exc
@@ -218,7 +219,7 @@ class _Training(LabelledJob):
         return ray.train.torch.TorchTrainer(
             train_worker.train,
             train_loop_config={"task": task, "queue": queue},
-            scaling_config=_scaling(settings.workers),
+            scaling_config=_scaling(settings),
             run_config=ray.train.RunConfig(
                 name=self.fit_name,
                 storage_path=path,
@@ -315,15 +316,17 @@ def _rows(cohort: Cohort, side: int, *, masked: bool = False) -> Rows:
     )
 
 
-def _scaling(workers: int) -> ray.train.ScalingConfig:
+def _scaling(settings: TrainSettings) -> ray.train.ScalingConfig:
     """A GPU for each worker when the cluster has any; else at most half the cluster's CPUs, so that reading fits."""
+    workers, least = settings.workers, settings.least_workers
+    number = workers if least is None else (least, workers)
     gpus = cluster.gpus()
     if gpus:
-        if workers > gpus:
-            raise ConfigError(f"train.workers: at most one a GPU, got {workers} workers for {gpus} GPUs")
-        return ray.train.ScalingConfig(num_workers=workers, use_gpu=True)
+        if (least or workers) > gpus:
+            raise ConfigError(f"train.workers: at most one a GPU, got {least or workers} workers for {gpus} GPUs")
+        return ray.train.ScalingConfig(num_workers=number, use_gpu=True)
     share = min(1.0, cluster.cpus() / 2 / workers) or 1.0  # a cluster without any yet is made of whole ones
-    return ray.train.ScalingConfig(num_workers=workers, resources_per_worker={"CPU": share})
+    return ray.train.ScalingConfig(num_workers=number, resources_per_worker={"CPU": share})
 
 
 def _named(error: ray.train.TrainingFailedError) -> MriRayError:

@@ -54,7 +54,10 @@ class Task:
 
     @property
     def batch(self) -> int:
-        return effective_batch(self.settings.batch_size, len(self.train), self.settings.workers)
+        settings = self.settings
+        # Whole shares for each number of workers that there may be.
+        shares = math.lcm(*range(settings.least_workers or settings.workers, settings.workers + 1))
+        return effective_batch(settings.batch_size, len(self.train), shares)
 
 
 class _Waiting:
@@ -88,8 +91,8 @@ def train(config: dict[str, Any]) -> None:
             break
         started = time.monotonic()
         sums, waited = worker.learn(epoch)
+        learned = time.monotonic() - started
         validation = worker.validate()
-        seconds = time.monotonic() - started
         history.append(
             {
                 "epoch": epoch + 1,
@@ -97,9 +100,10 @@ def train(config: dict[str, Any]) -> None:
                 "train_accuracy": sums.accuracy,
                 **({"train_mask_loss": sums.mask_loss} if worker.task.model.masks else {}),
                 **validation,
-                "images_per_s": sums.n / seconds,
-                "waiting": waited / seconds,
-                "seconds": seconds,
+                # Of learning alone; seconds: with validation.
+                "images_per_s": sums.n / learned,
+                "waiting": waited / learned,
+                "seconds": time.monotonic() - started,
             }
         )
         worker.report(history, is_best=best_epoch(history) == epoch + 1)
@@ -137,10 +141,11 @@ class _Worker:
         self._steps = steps
         self._best: dict[str, torch.Tensor] = {}
 
-    def say(self, text: str) -> None:
+    def say(self, item: str | Epoch) -> None:
+        """Put a line for people, or an epoch's figures, into the driver's queue."""
         if self._rank == 0:
             with suppress(ray.exceptions.RayError):  # a lost line is no reason to lose a training
-                self._queue.put(text)
+                self._queue.put(item)
 
     def has_waited_enough(self, history: list[Epoch]) -> bool:
         patience = self.task.settings.patience
@@ -244,6 +249,7 @@ class _Worker:
             f"{line['validation_accuracy']:.4f}, AUROC {'-' if area is None else f'{area:.4f}'}{dice}; "
             f"{line['images_per_s']:.0f} images/s, {line['waiting']:.0%} waiting"
         )
+        self.say(line)
         metrics = {key: value for key, value in line.items() if value is not None}
         if self._rank:
             ray.train.report(metrics)
