@@ -53,6 +53,8 @@ def test_an_override_wins_over_the_file(tmp_path):
         (["archive=[a, b]", "output=b/out"], ["output", "must not lie in the archive"]),
         ([*GIVEN, "model.masks=true"], ["model.masks", "needs masks"]),
         ([*GIVEN, "model.convolutions=[1, 2]"], ["model.convolutions", "5 blocks"]),
+        ([*GIVEN, "train.least_workers=2"], ["train.least_workers", "at most workers (1)", "2"]),
+        ([*GIVEN, "train.workers=4", "train.least_workers=2"], ["train.batch_size", "multiple", "(3)", "32"]),
         ([*GIVEN, "train.balance=luck"], ["train.balance", "'luck'"]),
         ([*GIVEN, "optimiser.average=1"], ["optimiser.average", "below 1"]),
         ([*GIVEN, "archive.uri=5"], ["archive.uri", "archive is a single value"]),
