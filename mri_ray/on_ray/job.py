@@ -17,8 +17,8 @@ from mri_ray.archive import outputs
 from mri_ray.archive.identity import digest, digest_json
 from mri_ray.archive.manifest import Manifest, Update
 from mri_ray.archive.pseudonym import Identifiers, pseudonym, site_key
-from mri_ray.archive.several import archive_of, keys_of, source_of, within_source
 from mri_ray.archive.select import leaves_out, selected
+from mri_ray.archive.several import archive_of, keys_of, source_of, within_source
 from mri_ray.archive.storage import Location
 from mri_ray.cohort.columns import flagged
 from mri_ray.cohort.labels import (
@@ -389,7 +389,8 @@ class LabelledJob(Job):
         if not pictures:
             return {}
         task = ray.remote(heatmaps).options(**ONE_CPU)
-        return dict(zip(pictures, ray.get(task.remote(bundle, np.stack(list(pictures.values())))), strict=True))
+        found: np.ndarray = ray.get(task.remote(bundle, np.stack(list(pictures.values()))))
+        return dict(zip(pictures, found, strict=True))
 
     def publish(self, page: str, bundle: Bundle, place: Location, facts: Facts) -> None:
         """Write report.html and, last of all, run.json. place: where the bundle lies."""

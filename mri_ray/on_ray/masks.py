@@ -25,7 +25,6 @@ from mri_ray.predict import heatmap
 from mri_ray.predict.heatmap import Agreement
 from mri_ray.prepare.masks import COLUMNS, SCHEMA, UNREADABLE, MaskNames, masks_of
 
-
 _LOOKED_AT = 128  # rows of a task
 _MOST = 20_000  # rows of a side whose heat maps are looked at
 

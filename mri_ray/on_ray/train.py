@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,7 @@ from mri_ray.learn import bundle as bundles
 from mri_ray.learn.bundle import Bundle
 from mri_ray.learn.model import build, count_parameters
 from mri_ray.learn.plan import Rows
-from mri_ray.on_ray import cluster, ingest, progress, score_shards, train_worker
-from mri_ray.on_ray.curves import curves
+from mri_ray.on_ray import cluster, curves, ingest, progress, score_shards, train_worker
 from mri_ray.on_ray.job import LabelledJob
 from mri_ray.on_ray.masks import bring, looked_at, told
 from mri_ray.on_ray.settings import TrainRun, TrainSettings, listed
@@ -175,7 +175,8 @@ class _Training(LabelledJob):
         decisive = {name: value for name, value in asdict(settings).items() if name not in _INDECISIVE}
         self.fit_name = digest("fit", digest_json(decisive), cohort.digest())
         try:
-            with curves(self.output, self.fit_name) as tell, progress.relayed(tell) as queue:
+            place = self.output / curves.FOLDER / self.fit_name
+            with progress.relayed(partial(curves.tell, place)) as queue:
                 result = self._trainer(task, queue).fit()
         except ray.train.TrainingFailedError as exc:
             raise _named(exc) from exc
@@ -319,7 +320,7 @@ def _rows(cohort: Cohort, side: int, *, masked: bool = False) -> Rows:
 def _scaling(settings: TrainSettings) -> ray.train.ScalingConfig:
     """A GPU for each worker when the cluster has any; else at most half the cluster's CPUs, so that reading fits."""
     workers, least = settings.workers, settings.least_workers
-    number = workers if least is None else (least, workers)
+    number: Any = workers if least is None else (least, workers)  # its annotation knows of one number only
     gpus = cluster.gpus()
     if gpus:
         if (least or workers) > gpus:

@@ -83,9 +83,9 @@ def agreement(heat: np.ndarray, masks: np.ndarray) -> Agreement:
 def figures(found: Agreement, group: np.ndarray) -> dict[str, float | int | None]:
     """What heat maps are worth on slices with known masks, normal ones among them.
 
-    dice: mean over groups (patients or studies, (N,) names each slice's) that have a lesion, each as one volume: what is
-    marked on normal slices counts against it. dice_slices: mean over slices with a lesion. pointing: share of these
-    whose hottest pixel lies in it.
+    group: (N,), whose each slice is, patient or study. dice: mean over groups that have a lesion, each as one volume:
+    what is marked on normal slices counts against it. dice_slices: mean over slices with a lesion. pointing: share of
+    these whose hottest pixel lies in it.
     """
     numbers = np.unique(group, return_inverse=True)[1]
     both, marked, truth = (np.bincount(numbers, weights=part) for part in (found.both, found.marked, found.truth))

@@ -61,7 +61,7 @@ PICTURE = 240  # pixels a side; a page holds dozens
 
 
 def picture(pixels: np.ndarray, side: int = PICTURE) -> str:
-    """uint8 (H, W), or (H, W, 3) in colour -> PNG as a data URI, made smaller where it is more than `side` high or wide."""
+    """uint8 (H, W), or (H, W, 3) in colour -> PNG as a data URI, no more than `side` high or wide."""
     held = io.BytesIO()
     image = Image.fromarray(pixels)
     image.thumbnail((side, side), Image.Resampling.LANCZOS)

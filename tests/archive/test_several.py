@@ -25,7 +25,12 @@ def keys(archive: Archives) -> list[str]:
 
 def test_each_archive_is_a_folder(two):
     assert keys(two) == ["0/a/x.png", "0/b.png", "1/a/x.png", "1/z.png"]
-    assert [data.decode() for data in two.read_many(keys(two))] == ["one a/x.png", "one b.png", "two a/x.png", "two z.png"]
+    assert [data.decode() for data in two.read_many(keys(two))] == [
+        "one a/x.png",
+        "one b.png",
+        "two a/x.png",
+        "two z.png",
+    ]
     with two.open("1/a/x.png") as source:
         assert source.read() == b"two a/x.png"
     (error,) = two.read_many(["1/gone.png"])

@@ -13,9 +13,7 @@ def told(label, marked, fault=None, without_slice=0, given=None):
     count = len(label)
     reasons = np.array(fault or [""] * count, object)
     known = np.ones(count, bool) if given is None else np.array(given)
-    return lesions(
-        np.array(label, np.int8), np.array(marked, float), reasons, given=known, without_slice=without_slice
-    )
+    return lesions(np.array(label, np.int8), np.array(marked, float), reasons, given=known, without_slice=without_slice)
 
 
 def test_a_normal_slice_has_no_lesion_and_a_tumor_slice_without_a_mask_an_unknown_one():

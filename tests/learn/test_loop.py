@@ -129,11 +129,16 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_of_other_settings_is_refused_by_their_names(tmp_path: Path) -> None:
-    saved, own = ModelConfig(input_size=SIDE, width=4, blocks=3), ModelConfig(input_size=SIDE, width=4, blocks=3, dropout=0.1)
+    saved, own = (
+        ModelConfig(input_size=SIDE, width=4, blocks=3),
+        ModelConfig(input_size=SIDE, width=4, blocks=3, dropout=0.1),
+    )
     model = build(saved)
     save_checkpoint(tmp_path, model, optimiser_of(model), {"model": saved.decisive()})
     assert load_checkpoint(tmp_path, model, optimiser_of(model), model=saved)["model"]["width"] == 4
-    with pytest.raises(ConfigError, match=r"model: must be the one the checkpoint was taken from, .* dropout 0\.3 for 0\.1"):
+    with pytest.raises(
+        ConfigError, match=r"model: must be the one the checkpoint was taken from, .* dropout 0\.3 for 0\.1"
+    ):
         load_checkpoint(tmp_path, build(own), optimiser_of(model), model=own)
 
 

@@ -120,6 +120,7 @@ def masks(archive) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_masks_are_learned_from_and_lesions_are_measured(ray_cluster, small, archive, masks, trained, tmp_path):
     settings = config.build(
         TrainRun,
@@ -177,6 +178,7 @@ def test_a_mask_head_without_masks_is_refused(small, tmp_path):
         config.build(TrainRun, given)
 
 
+@pytest.mark.slow
 def test_several_archives_are_learned_from_as_one(ray_cluster, small, archive, masks, tmp_path):
     """The phantoms' first side with masks, the second, elsewhere, without; their labels in two files."""
     text = (archive.parent / "labels.csv").read_text().splitlines()

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from mri_ray.learn.bundle import Bundle
-from mri_ray.learn.losses import Batch
 from mri_ray.learn.loop import train_steps
+from mri_ray.learn.losses import Batch
 from mri_ray.learn.model import build
 from mri_ray.learn.optimiser import Optimiser, Schedule
 from mri_ray.learn.settings import NAMES, ModelConfig, OptimiserConfig
@@ -89,7 +89,10 @@ def test_agreement_counts_what_it_says():
 
 def test_figures_are_means_over_groups_and_count_false_marks_on_normal_slices():
     found = Agreement(
-        both=np.array([4, 0, 2, 0]), marked=np.array([4, 4, 2, 9]), truth=np.array([4, 0, 6, 0]), hit=np.array([1, 0, 0, 0])
+        both=np.array([4, 0, 2, 0]),
+        marked=np.array([4, 4, 2, 9]),
+        truth=np.array([4, 0, 6, 0]),
+        hit=np.array([1, 0, 0, 0]),
     )
     told = figures(found, np.array(["a", "a", "b", "c"]))
     assert told["dice"] == pytest.approx((2 * 4 / (8 + 4) + 2 * 2 / (2 + 6)) / 2)
