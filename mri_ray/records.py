@@ -162,8 +162,12 @@ _IDENTITY = (
 
 
 def prepared_schema(size: int) -> pa.Schema:
-    """Prepared rows: `pixels` is uint8 (1, size, size), row by row; null for a failure."""
-    return _schema("prepared", *_IDENTITY, pa.field("pixels", pa.binary(size * size)))
+    """Prepared rows: `pixels` is uint8 (1, size, size), row by row; null for a failure.
+
+    crop: top, left, bottom, right of the part of the slice that they show, in pixels as high as wide.
+    """
+    pixels = pa.field("pixels", pa.binary(size * size))
+    return _schema("prepared", *_IDENTITY, pa.field("crop", pa.list_(pa.int32())), pixels)
 
 
 # Where every object ended: one row a slice, or one for an object that has none.
@@ -181,6 +185,9 @@ RESULTS = _schema(
     pa.field("logit", pa.float32()),
     pa.field("probability", pa.float32()),
     pa.field("decision", pa.string()),
+    # What the mask head marks, where the bundle has one: pixels of the slice as it is stored, mm2 with known spacing.
+    pa.field("lesion_px", pa.float32()),
+    pa.field("lesion_mm2", pa.float32()),
     _required("bundle_digest", pa.string()),
     _required("prepare_digest", pa.string()),
     _required("run_id", pa.string()),

@@ -45,6 +45,18 @@ def test_an_override_wins_over_the_file(tmp_path):
         ([*GIVEN, "storage.endpoint=ftp://x"], ["storage.endpoint", "ftp://x"]),
         ([*GIVEN, "train=5"], ["train", "5"]),
         ([*GIVEN, "train.epochs"], ["train.epochs", "key=value"]),
+        (["archive=[a, b]", "output=out", "labels=x.csv"], ["labels", "one for each archive", "1 for 2"]),
+        (["archive=[a, b]", "output=out", "masks=[m]"], ["masks", "one for each archive", "1 for 2"]),
+        (["archive=[a, a/b]", "output=out"], ["archive", "lie in another"]),
+        (["archive=[a, a]", "output=out"], ["archive", "lie in another"]),
+        (["archive=[]", "output=out"], ["archive", "at least one"]),
+        (["archive=[a, b]", "output=b/out"], ["output", "must not lie in the archive"]),
+        ([*GIVEN, "model.masks=true"], ["model.masks", "needs masks"]),
+        ([*GIVEN, "model.convolutions=[1, 2]"], ["model.convolutions", "5 blocks"]),
+        ([*GIVEN, "train.least_workers=2"], ["train.least_workers", "at most workers (1)", "2"]),
+        ([*GIVEN, "train.workers=4", "train.least_workers=2"], ["train.batch_size", "multiple", "(3)", "32"]),
+        ([*GIVEN, "train.balance=luck"], ["train.balance", "'luck'"]),
+        ([*GIVEN, "optimiser.average=1"], ["optimiser.average", "below 1"]),
         ([*GIVEN, "archive.uri=5"], ["archive.uri", "archive is a single value"]),
     ],
 )
@@ -73,9 +85,20 @@ def test_a_file_that_is_none(tmp_path):
         config.load(TrainRun, tmp_path / "broken.yaml")
 
 
+def test_results_are_of_one_archive():
+    with pytest.raises(ConfigError, match="archive: must be one"):
+        config.load(ScoreRun, None, ["archive=[a, b]", "output=out", "bundle=c"])
+
+
 def test_the_shipped_configs_are_complete():
     config.load(TrainRun, CONFIGS / "demo.yaml")
     config.load(TrainRun, CONFIGS / "train.yaml", GIVEN)
+    config.load(TrainRun, CONFIGS / "kaggle.yaml", GIVEN)
+    assert config.load(TrainRun, CONFIGS / "lgg.yaml", [*GIVEN, "masks=m"]).model.masks
+    both = ["archive=[a, s3://b/c]", "labels=[a.csv, null]", "masks=[null, m]", "output=out"]
+    found = config.load(TrainRun, CONFIGS / "both.yaml", both)
+    assert (found.archive, found.labels, found.masks) == (("a", "s3://b/c"), ("a.csv", None), (None, "m"))
+    assert found.model.convolutions == (1, 1, 2, 2, 2)
     config.load(ScoreRun, CONFIGS / "score.yaml", [*GIVEN, "bundle=x"])
 
 

@@ -10,6 +10,7 @@ from mri_ray.archive.identity import digest
 from mri_ray.cohort.columns import flagged
 from mri_ray.cohort.groups import group
 from mri_ray.cohort.labels import Matched
+from mri_ray.cohort.lesions import Lesions
 from mri_ray.cohort.sources import sources
 from mri_ray.cohort.split import SIDES, Leakage, SplitConfig, assign, group_positions, leakage, refuse
 from mri_ray.records import Flag
@@ -26,7 +27,8 @@ class Cohort:
     """The labelled rows: `index` with part and place, and arrays (N,) label int8, group int32, side int8.
 
     position: where the row's group falls on [0, 1], by the seed and its name. source: position in `sources`. lesion_px:
-    pixels of the lesion on the slice, NaN where that is not known.
+    float64, pixels of the lesion on the slice, NaN where that is not known; mask_known: bool, whether its mask can be
+    learned from. masks_told: what masks told that is wrong.
     """
 
     index: pa.Table
@@ -42,6 +44,8 @@ class Cohort:
     labels_without_file: int
     weak: int
     nameless: int
+    mask_known: np.ndarray
+    masks_told: tuple[str, ...] = ()
 
     def only(self, kept: np.ndarray, side: np.ndarray) -> "Cohort":
         """Some of the rows, bool (N,), on sides of their own."""
@@ -64,7 +68,12 @@ class Cohort:
     def digest(self) -> str:
         """Names the rows, their labels and their sides."""
         row_ids = self.index["row_id"].to_pylist()
-        return digest("cohort", *row_ids, self.label.tobytes(), self.side.tobytes())
+        return digest("cohort", *row_ids, self.label.tobytes(), self.side.tobytes(), self.lesion_px.tobytes())
+
+    def with_lesions(self, found: Lesions) -> "Cohort":
+        """What masks tell of sizes goes before what labels do."""
+        lesion_px = np.where(np.isnan(found.px), self.lesion_px, found.px)
+        return replace(self, lesion_px=lesion_px, mask_known=found.known, masks_told=tuple(found.warnings))
 
     def warnings(self) -> list[str]:
         """What a reader of the figures must know: rows without label, labels without rows, and what leaks."""
@@ -83,6 +92,7 @@ class Cohort:
                 f"{self.weak:,} slices are called tumor by a label of their whole study, series or volume: some may "
                 "show none, so figures by slice are worth less"
             )
+        found.extend(self.masks_told)
         for code, name in enumerate(SIDES):
             if len(np.unique(self.label[self.side == code])) == 1:
                 found.append(f"the {name} side holds one class only: its AUROC cannot be estimated")
@@ -154,4 +164,5 @@ def assemble(
             patient is None and modality is not None
             for patient, modality in zip(patients, rows["modality"].to_pylist(), strict=True)
         ),
+        mask_known=np.zeros(rows.num_rows, bool),
     )

@@ -7,6 +7,7 @@ lesion on a slice, of the picture as it is stored.
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -154,23 +155,62 @@ def labels_from_file(
 
 
 def match(
-    keys: pa.Array | Sequence[str], labels: pa.Table, rows: pa.Table | None = None, *, quote: bool = True
+    keys: pa.Array | Sequence[str],
+    labels: pa.Table,
+    rows: pa.Table | None = None,
+    *,
+    quote: bool = True,
+    alone: bool = True,
 ) -> Matched:
-    """`bring`; raises LabelError when no row, or only one class, is labelled.
+    """`bring`; raises LabelError when no row is labelled, or, alone, only one class.
 
-    quote: whether its message may give paths as examples.
+    quote: whether its message may give paths as examples. alone: whether these are all rows that are learned from.
     """
     matched = bring(keys, labels, rows)
-    label = matched.label
-    found = np.unique(label[label >= 0])
-    if not len(found):
+    if not np.any(matched.label >= 0):
         raise LabelError(_nothing_matched(_normal(_text(keys)), labels, quote))
+    if alone:
+        refuse_one_class(matched.label)
+    return matched
+
+
+def refuse_one_class(label: np.ndarray) -> None:
+    """Raise LabelError unless both classes occur. label: int8 (N,), -1 where there is none."""
+    found = np.unique(label[label >= 0])
     if len(found) == 1:
         raise LabelError(
             f"labels: both classes must occur, but all {np.sum(label >= 0)} labelled objects are "
             f"{CLASSES[found[0]]}; check `classes` and the archive, or give a labels file"
         )
-    return matched
+
+
+def together(parts: Sequence[tuple[np.ndarray, Matched]], count: int) -> Matched:
+    """What was matched apart, as one of `count` rows. Each part: the positions of its rows, and their labels."""
+    if len(parts) == 1:
+        return parts[0][1]
+    label = np.full(count, -1, np.int8)
+    patient: list[str | None] = [None] * count
+    study_date: list[str | None] = [None] * count
+    lesion_px = np.full(count, np.nan)
+    for mine, matched in parts:
+        label[mine], lesion_px[mine] = matched.label, matched.lesion_px
+        for place, one, other in zip(mine.tolist(), matched.patient, matched.study_date, strict=True):
+            patient[place], study_date[place] = one, other
+    return Matched(
+        label=label,
+        patient=patient,
+        study_date=study_date,
+        unlabelled=sum(matched.unlabelled for _, matched in parts),
+        labels_without_file=sum(matched.labels_without_file for _, matched in parts),
+        lesion_px=lesion_px,
+        weak=sum(matched.weak for _, matched in parts),
+    )
+
+
+def shared_patients(patient: Sequence[str | None], source: np.ndarray) -> int:
+    """How many patients are told by the labels of several archives. patient, source: of each row."""
+    pairs = {pair for pair in zip(patient, source.tolist(), strict=True) if pair[0] is not None}
+    return sum(number > 1 for number in Counter(name for name, _ in pairs).values())
 
 
 def bring(keys: pa.Array | Sequence[str], labels: pa.Table, rows: pa.Table | None = None) -> Matched:

@@ -245,12 +245,12 @@ def _altered(where: str, what: str, saved: str, found: str) -> BundleError:
 
 
 def _digest(settings: Bundle | _Document, weights_digest: str) -> str:
-    names = ("model", "labels", "temperature", "threshold", "refer")
-    decisive = {name: getattr(settings, name) for name in names}
+    decisive = {name: getattr(settings, name) for name in ("labels", "temperature", "threshold", "refer")}
     # Bundles without them keep the digest that they had before there were such.
     more = {name: getattr(settings, name) for name in ("knots", "study_threshold", "study_refer")}
     decisive |= {name: value for name, value in more.items() if value is not None}
-    return digest_json({**decisive, "prepare": settings.prepare.digest(), "weights": weights_digest})
+    decisive |= {"model": settings.model.decisive(), "prepare": settings.prepare.digest()}
+    return digest_json({**decisive, "weights": weights_digest})
 
 
 def _digest_weights(weights: Mapping[str, Tensor]) -> str:

@@ -3,138 +3,52 @@
 With DistributedDataParallel every process must bring the same number of batches to `train_steps`.
 """
 
-import json
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mri_ray.errors import ConfigError, TrainingFailed
+from mri_ray.errors import TrainingFailed
+from mri_ray.learn.cnn import answer
 from mri_ray.learn.device import Precision, autocast
-from mri_ray.learn.model import misfit
-from mri_ray.learn.settings import OptimiserConfig
+from mri_ray.learn.losses import Batch, Objective, Target, class_loss, mask_loss, mixed
+from mri_ray.learn.optimiser import Optimiser, unwrap
 
 _CHECK_EVERY = 16  # steps between looks at the loss: each look makes the host wait for a GPU
-_LOWEST = 0.01  # where the cosine ends, as a part of the learning rate
-
-
-@dataclass(frozen=True, kw_only=True)
-class Schedule:
-    """The learning rate as a function of the step alone, so that a resumed run needs nothing but its step count."""
-
-    learning_rate: float
-    warmup_steps: int
-    total_steps: int
-    kind: str = "cosine"
-
-    @classmethod
-    def of(cls, config: OptimiserConfig, *, steps_per_epoch: int, epochs: int) -> "Schedule":
-        total = steps_per_epoch * epochs
-        warmup = min(round(config.warmup_epochs * steps_per_epoch), total // 2)
-        return cls(learning_rate=config.learning_rate, warmup_steps=warmup, total_steps=total, kind=config.schedule)
-
-    def rate(self, step: int) -> float:
-        """For the step with this number, from 0; beyond the last step the last rate."""
-        if step < self.warmup_steps:
-            return self.learning_rate * (step + 1) / self.warmup_steps
-        if self.kind == "constant":
-            return self.learning_rate
-        done = min(1.0, (step - self.warmup_steps) / max(1, self.total_steps - 1 - self.warmup_steps))
-        return self.learning_rate * (_LOWEST + (1 - _LOWEST) * (1 + math.cos(math.pi * done)) / 2)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Batch:
-    """images: uint8 (B, 1, S, S); labels: int64 (B,), 1 tumor; rows: int64 (B,), the caller's numbers."""
-
-    images: Tensor
-    labels: Tensor
-    rows: Tensor
-
-    def __len__(self) -> int:
-        return len(self.labels)
+_NAMED_ROWS = 64  # of a batch whose loss is not finite
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sums:
-    """What an epoch adds up to, over batches and over processes."""
+    """What an epoch adds up to, over batches and over processes. mask_sum: of the masks' losses."""
 
     loss_sum: float = 0.0
     correct: int = 0
     n: int = 0
+    mask_sum: float = 0.0
 
     def __add__(self, other: "Sums") -> "Sums":
-        return Sums(loss_sum=self.loss_sum + other.loss_sum, correct=self.correct + other.correct, n=self.n + other.n)
+        return Sums(
+            loss_sum=self.loss_sum + other.loss_sum,
+            correct=self.correct + other.correct,
+            n=self.n + other.n,
+            mask_sum=self.mask_sum + other.mask_sum,
+        )
 
     @property
     def loss(self) -> float | None:
         return self.loss_sum / self.n if self.n else None
 
     @property
+    def mask_loss(self) -> float | None:
+        return self.mask_sum / self.n if self.n else None
+
+    @property
     def accuracy(self) -> float | None:
         return self.correct / self.n if self.n else None
-
-
-class Optimiser:
-    """AdamW, its schedule, the gradient scaler that fp16 needs, and the number of steps taken."""
-
-    def __init__(
-        self, model: nn.Module, config: OptimiserConfig, schedule: Schedule, precision: Precision = Precision.FP32
-    ) -> None:
-        self.step = 0
-        self.schedule = schedule
-        self._clip_norm = config.clip_norm or math.inf
-        self._parameters = [p for p in model.parameters() if p.requires_grad]
-        groups = [
-            {"params": [p for p in self._parameters if p.ndim > 1], "weight_decay": config.weight_decay},
-            {"params": [p for p in self._parameters if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-        self._adamw = torch.optim.AdamW(groups, lr=schedule.rate(0))
-        device = self._parameters[0].device.type
-        self._scaler = torch.amp.GradScaler(device, enabled=precision is Precision.FP16)
-
-    def update(self, loss: Tensor) -> None:
-        """One step down the gradient of a scalar loss."""
-        for group in self._adamw.param_groups:
-            group["lr"] = self.schedule.rate(self.step)
-        self._adamw.zero_grad(set_to_none=True)
-        self._scaler.scale(loss).backward()
-        self._scaler.unscale_(self._adamw)
-        nn.utils.clip_grad_norm_(self._parameters, self._clip_norm)
-        self._scaler.step(self._adamw)
-        self._scaler.update()
-        self.step += 1
-
-    def tensors(self) -> dict[str, Tensor]:
-        state = self._adamw.state_dict()["state"]
-        found = {f"{i}.{name}": value for i, moments in state.items() for name, value in moments.items()}
-        found["step"] = torch.tensor(self.step)
-        if self._scaler.is_enabled():
-            found["scale"] = torch.tensor(self._scaler.get_scale())
-        return found
-
-    def restore(self, tensors: dict[str, Tensor]) -> None:
-        self.step = int(tensors["step"])
-        moments: dict[int, dict[str, Tensor]] = {}
-        for key, value in tensors.items():
-            index, _, name = key.partition(".")
-            if name:
-                moments.setdefault(int(index), {})[name] = value
-        self._adamw.load_state_dict({**self._adamw.state_dict(), "state": moments})
-        if self._scaler.is_enabled() and "scale" in tensors:
-            self._scaler.load_state_dict({**self._scaler.state_dict(), "scale": float(tensors["scale"])})
-
-
-def unwrap(model: nn.Module) -> nn.Module:
-    """The network inside DistributedDataParallel, or itself."""
-    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
 
 
 def to_input(images: Tensor, device: torch.device) -> Tensor:
@@ -155,48 +69,115 @@ def train_steps(
     *,
     device: torch.device,
     precision: Precision = Precision.FP32,
-    label_smoothing: float = 0.0,
+    objective: Objective | None = None,
+    accumulate: int = 1,
     epoch: int = 0,
+    row_ids: Sequence[str] | np.ndarray | None = None,
     on_step: Callable[[int], None] | None = None,
 ) -> Sums:
-    """One pass over the batches; loss and accuracy are of the model as it was at each batch.
+    """One pass over the batches, a step each; loss and accuracy are of the model as it was at each batch.
 
-    Dropout draws from torch's global generator: seed it for a run that can be repeated. on_step is given the steps
-    taken so far. Raises TrainingFailed, naming epoch and step, when the loss is not finite.
+    accumulate: in so many parts a batch goes through the network. Dropout and mixing draw from torch's global
+    generator: seed it for a run that can be repeated. row_ids: what `Batch.rows` counts, for messages. on_step is given
+    the steps taken so far. Raises TrainingFailed, naming epoch, step and rows, when the loss is not finite, and when
+    memory does not suffice.
     """
     model.train()
-    losses: list[Tensor] = []
-    correct, n, loss_sum = torch.zeros((), dtype=torch.int64, device=device), 0, 0.0
+    objective = objective or Objective()
+    sums, held = Sums(), list[_Step]()
     for batch in batches:
-        labels = _move(batch.labels, device)
-        with autocast(precision, device):
-            logits = model(to_input(batch.images, device))
-        loss = F.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing)
-        optimiser.update(loss)
-        losses.append(loss.detach() * len(batch))
-        correct += (logits.detach().argmax(dim=1) == labels).sum()
-        n += len(batch)
-        if len(losses) == _CHECK_EVERY:
-            loss_sum += _checked_sum(losses, optimiser.step, epoch)
-            losses.clear()
+        try:
+            held.append(_step(model, optimiser, batch, device, precision, objective, accumulate))
+        except (torch.OutOfMemoryError, RuntimeError) as exc:
+            if "memory" not in str(exc):
+                raise
+            at_once, side = -(-len(batch) // accumulate), batch.images.shape[2]
+            raise TrainingFailed(
+                f"memory: must do for {at_once} pictures of {side} pixels a side at a time, got no more "
+                f"of it in epoch {epoch}, step {optimiser.step}; lower train.batch_size or "
+                "model.width, or raise train.accumulate"
+            ) from exc
+        if len(held) == _CHECK_EVERY:
+            sums += _checked(held, optimiser.step, epoch, row_ids)
+            held.clear()
         if on_step is not None:
             on_step(optimiser.step)
-    loss_sum += _checked_sum(losses, optimiser.step, epoch)
-    return Sums(loss_sum=loss_sum, correct=int(correct), n=n)
+    return sums + _checked(held, optimiser.step, epoch, row_ids)
 
 
-def _checked_sum(losses: list[Tensor], step: int, epoch: int) -> float:
-    if not losses:
-        return 0.0
-    values = torch.stack(losses).double().cpu()
-    bad = (~values.isfinite()).nonzero()
+@dataclass(frozen=True, kw_only=True)
+class _Step:
+    """Of one batch, still on the device: sums of the classes' and of the masks' losses, and answers that were right."""
+
+    loss: Tensor
+    mask: Tensor
+    correct: Tensor
+    rows: Tensor
+
+
+def _step(
+    model: nn.Module,
+    optimiser: Optimiser,
+    batch: Batch,
+    device: torch.device,
+    precision: Precision,
+    objective: Objective,
+    accumulate: int,
+) -> _Step:
+    loss, mask, correct = (torch.zeros((), device=device) for _ in range(3))
+    parts = batch.parts(accumulate)
+    for number, part in enumerate(parts, start=1):
+        images, target = mixed(to_input(part.images, device), _target(part, device), objective.mixup)
+        with autocast(precision, device):
+            found = answer(model(images))
+        of_classes, of_mask = class_loss(found.logits, target, objective), mask_loss(found, target)
+        share = len(part) / len(batch)
+        optimiser.gather(share * (of_classes + objective.mask_weight * of_mask), more=number < len(parts))
+        loss += of_classes.detach() * len(part)
+        mask += of_mask.detach() * len(part)
+        correct += (found.logits.detach().argmax(dim=1) == target.labels).sum()
+    optimiser.move()
+    return _Step(loss=loss, mask=mask, correct=correct, rows=batch.rows)
+
+
+def _target(batch: Batch, device: torch.device) -> Target:
+    labels = _move(batch.labels, device)
+    if batch.masks is None or batch.known is None:
+        return Target(labels=labels)
+    masks = _move(batch.masks, device).to(torch.float32).div_(255)
+    return Target(labels=labels, mask=masks, known=_move(batch.known, device))
+
+
+def _checked(held: list[_Step], step: int, epoch: int, row_ids: Sequence[str] | np.ndarray | None) -> Sums:
+    if not held:
+        return Sums()
+    values = torch.stack([torch.stack([one.loss, one.mask, one.correct]) for one in held]).double().cpu()
+    bad = (~values.isfinite().all(dim=1)).nonzero()
     if len(bad):
         first = int(bad[0])
+        rows = held[first].rows.tolist()
+        named = [str(row if row_ids is None else row_ids[row]) for row in rows[:_NAMED_ROWS]]
         raise TrainingFailed(
-            f"loss: must stay finite, got {float(values[first])} in epoch {epoch}, step {step - len(losses) + first}; "
-            "a lower learning rate or fp32 may help"
+            f"loss: must stay finite, got {float(values[first, :2].sum())} in epoch {epoch}, "
+            f"step {step - len(held) + first}; a lower learning rate or fp32 may help; its batch of {len(rows)} rows: "
+            f"{', '.join(named)}{', ...' if len(rows) > _NAMED_ROWS else ''}"
         )
-    return float(values.sum())
+    loss, mask, correct = values.sum(dim=0).tolist()
+    return Sums(loss_sum=loss, mask_sum=mask, correct=round(correct), n=sum(len(one.rows) for one in held))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Evaluation:
+    """Answers in the order they came: labels int64 (N,), logits float32 (N,) = z_tumor - z_normal, rows int64 (N,).
+
+    overlap: float64 (3,), over rows whose mask is known: cells that both the answer and the truth call lesion, that the
+    answer does, and that the truth does.
+    """
+
+    labels: np.ndarray
+    logits: np.ndarray
+    rows: np.ndarray
+    overlap: np.ndarray
 
 
 def evaluate_batches(
@@ -205,55 +186,31 @@ def evaluate_batches(
     *,
     device: torch.device,
     precision: Precision = Precision.FP32,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """labels int64 (N,), logits float32 (N,) = z_tumor - z_normal, rows int64 (N,), in the order they came.
-
-    Runs the network inside DistributedDataParallel, so processes may bring different numbers of batches.
-    """
+) -> Evaluation:
+    """Answers for all rows, of the network inside DistributedDataParallel: processes may bring different numbers."""
     model = unwrap(model)
     was_training = model.training
     model.eval()
-    labels, logits, rows = [torch.zeros(0, dtype=torch.int64)], [], [torch.zeros(0, dtype=torch.int64)]
+    labels, logits, rows = [torch.zeros(0, dtype=torch.int64)], [torch.zeros(0)], [torch.zeros(0, dtype=torch.int64)]
+    overlap = torch.zeros(3, dtype=torch.float64)
     try:
         with torch.inference_mode(), autocast(precision, device):
             for batch in batches:
-                z = model(to_input(batch.images, device)).float()
-                logits.append(z[:, 1] - z[:, 0])
+                found = answer(model(to_input(batch.images, device)))
+                z = found.logits.float()
+                logits.append((z[:, 1] - z[:, 0]).cpu())
                 labels.append(batch.labels.cpu())
                 rows.append(batch.rows.cpu())
+                overlap += _overlap(found.mask, _target(batch, device))
     finally:
         model.train(was_training)
-    joined = torch.cat(logits).cpu() if logits else torch.zeros(0)
-    return torch.cat(labels).numpy(), joined.numpy(), torch.cat(rows).numpy()
+    joined = (torch.cat(parts).numpy() for parts in (labels, logits, rows))
+    return Evaluation(**dict(zip(("labels", "logits", "rows"), joined, strict=True)), overlap=overlap.numpy())
 
 
-def state(model: nn.Module, optimiser: Optimiser) -> dict[str, Tensor]:
-    """All that a resumed run needs: `model.*` and `optimiser.*`."""
-    weights = {f"model.{key}": value for key, value in unwrap(model).state_dict().items()}
-    return weights | {f"optimiser.{key}": value for key, value in optimiser.tensors().items()}
-
-
-def restore(model: nn.Module, optimiser: Optimiser, tensors: dict[str, Tensor]) -> None:
-    """Put a `state` back. Raises ConfigError when it was taken from another network."""
-    parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimiser": {}}
-    for key, value in tensors.items():
-        part, _, name = key.partition(".")
-        parts[part][name] = value
-    fault = misfit(unwrap(model).state_dict(), parts["model"])
-    if fault:
-        raise ConfigError(f"model: must be the one the checkpoint was taken from, got weights {fault}")
-    unwrap(model).load_state_dict(parts["model"])
-    optimiser.restore(parts["optimiser"])
-
-
-def save_checkpoint(folder: Path, model: nn.Module, optimiser: Optimiser, facts: dict[str, Any]) -> None:
-    """`state.safetensors` and `facts.json` into a folder that exists; facts are the caller's, JSON-able."""
-    tensors = {key: value.detach().cpu().contiguous() for key, value in state(model, optimiser).items()}
-    safetensors.torch.save_file(tensors, folder / "state.safetensors")
-    (folder / "facts.json").write_text(json.dumps(facts), encoding="utf-8")
-
-
-def load_checkpoint(folder: Path, model: nn.Module, optimiser: Optimiser) -> dict[str, Any]:
-    """Put a checkpoint back into a network and its optimiser, and return its facts."""
-    restore(model, optimiser, safetensors.torch.load_file(folder / "state.safetensors"))
-    return json.loads((folder / "facts.json").read_text(encoding="utf-8"))
+def _overlap(mask: Tensor | None, target: Target) -> Tensor:
+    if mask is None or target.mask is None or target.known is None:
+        return torch.zeros(3, dtype=torch.float64)
+    marked = mask[target.known] > 0
+    truth = F.adaptive_avg_pool2d(target.mask[target.known], (mask.shape[2], mask.shape[3])) >= 0.5
+    return torch.stack([(marked & truth).sum(), marked.sum(), truth.sum()]).double().cpu()

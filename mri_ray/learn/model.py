@@ -1,9 +1,9 @@
 """Networks: the default CNN and torchvision backbones behind one build.
 
-Every network takes float (N, 1, S, S) in [0, 1] and gives logits (N, 2) in the order (normal, tumor).
+Every network takes float (N, 1, S, S) in [0, 1] and gives logits (N, 2) in the order (normal, tumor), or, where it has
+a mask head, a `cnn.Answer`.
 """
 
-from collections import OrderedDict
 from collections.abc import Mapping
 
 import safetensors.torch
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mri_ray.errors import ArchiveError, ConfigError
+from mri_ray.learn.cnn import CLASSES, Cnn, Network
 from mri_ray.learn.settings import ModelConfig
 
 # Where each network keeps its last layer, which pretrained weights for other classes cannot fill.
@@ -20,7 +21,6 @@ _HEADS = {
     "mobilenet_v3_small": "net.classifier.3.",
     "efficientnet_b0": "net.classifier.1.",
 }
-CLASSES = 2
 
 
 def build(config: ModelConfig, *, seed: int = 0) -> nn.Module:
@@ -37,44 +37,7 @@ def count_parameters(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-class Cnn(nn.Module):
-    """Blocks of 3x3 convolution, batch norm, ReLU and max pooling; global pooling; dense layers."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        blocks, channels = [], 1
-        for i in range(config.blocks):
-            out = config.width * min(2**i, 8)
-            blocks.append(_block(channels, out, config.convolutions))
-            channels = out
-        self.features = nn.Sequential(*blocks)
-        self.head = nn.Sequential(
-            OrderedDict(
-                dense=nn.Linear(2 * channels, config.dense),
-                relu=nn.ReLU(inplace=True),
-                dropout=nn.Dropout(config.dropout),
-                output=nn.Linear(config.dense, CLASSES),
-            )
-        )
-
-    def forward(self, images: Tensor) -> Tensor:
-        features = self.features(images)
-        # The mean alone dilutes a lesion of a few pixels; the maximum alone follows noise.
-        return self.head(torch.cat((features.mean(dim=(2, 3)), features.amax(dim=(2, 3))), dim=1))
-
-
-def _block(channels: int, out: int, convolutions: int) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for i in range(convolutions):
-        layers += [
-            nn.Conv2d(channels if i == 0 else out, out, 3, padding=1, bias=False),
-            nn.BatchNorm2d(out),
-            nn.ReLU(inplace=True),
-        ]
-    return nn.Sequential(*layers, nn.MaxPool2d(2))
-
-
-class _Backbone(nn.Module):
+class _Backbone(Network):
     """A torchvision network with one grey input channel and two outputs.
 
     Pictures are standardised as its pretrained weights expect, with the means of the three colours' constants.
@@ -83,10 +46,10 @@ class _Backbone(nn.Module):
     mean, std = 0.449, 0.226
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
+        super().__init__(config)
         self.net = _torchvision(config)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def single(self, images: Tensor) -> Tensor:
         return self.net((images - self.mean) / self.std)
 
 

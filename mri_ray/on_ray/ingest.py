@@ -12,6 +12,7 @@ from mri_ray.archive import outputs
 from mri_ray.archive.identity import digest, digest_json
 from mri_ray.archive.manifest import Manifest, Shard
 from mri_ray.archive.pseudonym import Identifiers
+from mri_ray.archive.several import Archive
 from mri_ray.archive.storage import Location
 from mri_ray.decode.settings import DecodeConfig
 from mri_ray.learn.plan import CHUNK_ROWS
@@ -37,7 +38,7 @@ class FromArchive:
     effort: is told how long that takes.
     """
 
-    archive: Location
+    archive: Archive
     manifest: Manifest
     decode: DecodeConfig
     prepare: PrepareConfig
@@ -165,10 +166,10 @@ class PrepareShard:
 
 
 def prepared_location(
-    root: Location, archive: Location, decode: DecodeConfig, prepare: PrepareConfig, identifiers: Identifiers
+    root: Location, archive: Archive, decode: DecodeConfig, prepare: PrepareConfig, identifiers: Identifiers
 ) -> Location:
     """Where the prepared rows of an archive under these settings lie: another setting is another folder."""
-    name = digest("prepared 2", archive.uri, digest_json(decode), prepare.digest(), *identifiers.names)
+    name = digest("prepared 3", archive.uri, digest_json(decode), prepare.digest(), *identifiers.names)
     return root / "prepared" / name
 
 
@@ -187,7 +188,7 @@ def prepare_all(
     return progress.followed(running, todo, what="prepared", tell=tell, deadline=deadline)
 
 
-def probe(archive: Location, pages: Iterable[pa.RecordBatch], decode: DecodeConfig) -> bool:
+def probe(archive: Archive, pages: Iterable[pa.RecordBatch], decode: DecodeConfig) -> bool:
     """Whether some objects, spread over the beginning of a listing, hold identifiers in their headers."""
     keys = pa.Table.from_batches(islice(pages, _PROBED_PAGES), LISTING)["key"]
     step = max(1, len(keys) // _PROBED)

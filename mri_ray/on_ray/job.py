@@ -12,20 +12,32 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import ray
 
 from mri_ray.archive import outputs
 from mri_ray.archive.identity import digest, digest_json
 from mri_ray.archive.manifest import Manifest, Update
 from mri_ray.archive.pseudonym import Identifiers, pseudonym, site_key
 from mri_ray.archive.select import leaves_out, selected
+from mri_ray.archive.several import archive_of, keys_of, source_of, within_source
 from mri_ray.archive.storage import Location
 from mri_ray.cohort.columns import flagged
 from mri_ray.cohort.groups import group
-from mri_ray.cohort.labels import Matched, bring, labels_from_file, labels_from_folders, match
+from mri_ray.cohort.labels import (
+    Matched,
+    bring,
+    labels_from_file,
+    labels_from_folders,
+    match,
+    refuse_one_class,
+    together,
+)
 from mri_ray.errors import ArchiveDenied, ArchiveError, ArchiveNotFound
 from mri_ray.learn.bundle import Bundle
 from mri_ray.on_ray import ingest, plan, studies
-from mri_ray.on_ray.settings import ArchiveRun, LabelledRun
+from mri_ray.on_ray.settings import ArchiveRun, LabelledRun, listed
+from mri_ray.on_ray.work import ONE_CPU
+from mri_ray.predict.heatmap import heatmaps
 from mri_ray.predict.snapshot import Snapshot
 from mri_ray.predict.studies import StudyRule
 from mri_ray.predict.worklist import as_csv, worklist
@@ -47,7 +59,7 @@ class Job:
 
     def __init__(self, name: str, settings: ArchiveRun, headline: str = "") -> None:
         self.headline = headline
-        self.archive = Location.of(settings.archive, settings.storage)
+        self.archive = archive_of(settings.archive, settings.storage)
         self.output = Location.of(settings.output, settings.storage)
         self.identifiers = Identifiers(headers=settings.identifiers, uris=settings.uris)
         self.identifiers.id_key()  # raises where paths are to be replaced without a key
@@ -155,7 +167,7 @@ class Job:
     def paths(self, rows: pa.Table) -> pa.ChunkedArray:
         """The rows' paths below the archive's root, from their URIs, or from the linkage where those are not kept."""
         if self._links is None:
-            return pc.utf8_slice_codeunits(rows["uri"], start=len(self.archive.uri) + 1)
+            return keys_of(self.archive, rows["uri"])
         place = pc.index_in(rows["object_id"], value_set=self._known["object_id"])
         if place.null_count:
             raise ArchiveError(
@@ -206,18 +218,22 @@ class LabelledJob(Job):
         self._settings = settings
         self.tables = self.output  # where studies, patients, worklist, series and the report are written
         self.quote = settings.uris == "keep"
-        self._labels: pa.Table | None = None
-        if settings.labels:
-            place = Location.of(settings.labels, settings.storage)
-            key_of = None if settings.identifiers == "drop" else self.identifiers.key_of
-            self._labels = labels_from_file(place, settings.classes, key_of, quote=self.quote)
+        # Of each archive; None where its folders tell the classes.
+        self._labels = [self._labels_in(uri) for uri in listed(settings.labels, settings.archive)]
         # What stands for ids in a labels file: as for those in headers, or, without a key, for this run alone.
         known = site_key() if settings.identifiers == "pseudonym" else None
         self._secret = known or secrets.token_bytes(32)
 
+    def _labels_in(self, uri: str | None) -> pa.Table | None:
+        if uri is None:
+            return None
+        place = Location.of(uri, self._settings.storage)
+        key_of = None if self._settings.identifiers == "drop" else self.identifiers.key_of
+        return labels_from_file(place, self._settings.classes, key_of, quote=self.quote)
+
     @property
     def has_labels_file(self) -> bool:
-        return self._labels is not None
+        return any(labels is not None for labels in self._labels)
 
     def labels_of(self, rows: pa.Table, *, require: bool = False) -> Matched:
         """The labels of rows: the labels file's, or what the folders around the objects tell.
@@ -225,10 +241,26 @@ class LabelledJob(Job):
         require: raises LabelError when no row, or only one class, is labelled.
         """
         paths = self.paths(rows)
-        labels = self._labels
-        if labels is None:
-            labels = labels_from_folders(paths, self._settings.classes)[0]
-        return match(paths, labels, rows, quote=self.quote) if require else bring(paths, labels, rows)
+        source = source_of(self.archive, paths).to_numpy()
+        inner = within_source(self.archive, paths)
+        parts = []
+        for number, labels in enumerate(self._labels):
+            mine = np.flatnonzero(source == number)
+            keys, own = inner.take(pa.array(mine)), rows.take(pa.array(mine))
+            if labels is None:
+                labels = labels_from_folders(keys, self._settings.classes)[0]
+            if require:
+                parts.append((mine, match(keys, labels, own, quote=self.quote, alone=len(self._labels) == 1)))
+            else:
+                parts.append((mine, bring(keys, labels, own)))
+        matched = together(parts, rows.num_rows)
+        if require:
+            refuse_one_class(matched.label)
+        return matched
+
+    def source_of(self, rows: pa.Table) -> np.ndarray:
+        """The number of each row's archive, int32 (N,)."""
+        return source_of(self.archive, self.paths(rows)).to_numpy()
 
     def patient_key(self, patient: str) -> str | None:
         """What stands for a patient of the labels in the columns of headers; None where those cannot hold it."""
@@ -388,6 +420,14 @@ class LabelledJob(Job):
             prepared = again(self.archive, key, places.keys(), self._settings.decode, bundle.prepare)
             found |= {places[place]: picture for place, picture in prepared.items()}
         return found
+
+    def heat(self, bundle: Bundle, pictures: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
+        """Heat maps of pictures, by row."""
+        if not pictures:
+            return {}
+        task = ray.remote(heatmaps).options(**ONE_CPU)
+        found: np.ndarray = ray.get(task.remote(bundle, np.stack(list(pictures.values()))))
+        return dict(zip(pictures, found, strict=True))
 
     def publish(self, page: str, bundle: Bundle, place: Location, facts: Facts) -> None:
         """Write report.html and, last of all, run.json. place: where the bundle lies."""

@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
@@ -15,7 +15,7 @@ import ray
 from ray.util.queue import Queue
 
 from mri_ray.archive.manifest import Shard
-from mri_ray.errors import OutOfTime
+from mri_ray.errors import MriRayError, OutOfTime
 from mri_ray.on_ray.work import Facts
 from mri_ray.report.text import duration, size
 
@@ -128,13 +128,19 @@ class History:
 
 
 @contextmanager
-def relayed() -> Iterator[Queue]:
-    """A queue for workers; each text put into it becomes a line of the driver's log."""
+def relayed(tell: Callable[[dict[str, Any]], None]) -> Iterator[Queue]:
+    """A queue for workers; each text put into it becomes a line of the driver's log, each mapping is told."""
     queue = Queue(actor_options={"num_cpus": 0})
 
     def relay() -> None:
-        while (text := queue.get()) is not None:
-            log.info(text)
+        while (item := queue.get()) is not None:
+            if isinstance(item, str):
+                log.info(item)
+                continue
+            try:
+                tell(item)
+            except MriRayError as exc:
+                log.warning("the curves lack an epoch: %s", exc)
 
     thread = threading.Thread(target=relay, name="progress", daemon=True)
     thread.start()

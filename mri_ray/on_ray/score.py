@@ -156,13 +156,14 @@ class _Scoring(LabelledJob):
         pairs, beside = cases.pairs(sought, results, usable), cases.siblings(sought, results, usable)
         order = [*examples.rows(chosen), *chain(*pairs), *beside.values(), *examples.rows(flagged)]
         pictures = self.pictures(self.bundle, results, order)
+        heat = self.heat(self.bundle, {row: pictures[row] for row in examples.rows(chosen) if row in pictures})
 
         def one(position: int, title: str) -> Example | None:
             return examples.one(position, title, labelled, results, pictures)
 
         copies = [(one(copy, "copy"), one(original, "original")) for copy, original in pairs]
         near = {name: one(position, "beside one that failed") for name, position in beside.items()}
-        return examples.shown(chosen, labelled, results, pictures), {
+        return examples.shown(chosen, labelled, results, pictures, heat), {
             "flags": counts,
             "flagged": examples.shown(flagged, labelled, results, pictures),
             "copies": [pair for pair in copies if None not in pair],

@@ -10,6 +10,7 @@ from mri_ray.archive import outputs
 from mri_ray.archive.identity import digest, digest_json
 from mri_ray.archive.manifest import Manifest, Shard
 from mri_ray.archive.pseudonym import Identifiers
+from mri_ray.archive.several import Archive
 from mri_ray.archive.storage import Location
 from mri_ray.decode.settings import DecodeConfig
 from mri_ray.learn import bundle as bundles
@@ -84,7 +85,7 @@ class ScoreShard:
 
 def generation(
     results: Location,
-    archive: Location,
+    archive: Archive,
     bundle_digest: str,
     decode: DecodeConfig,
     precision: str,
@@ -92,7 +93,7 @@ def generation(
 ) -> Location:
     """Where the tables of all shards of an archive scored by one bundle in one way lie."""
     ways = (digest_json(decode), precision, *identifiers.names)
-    return results / digest("generation 2", archive.uri, bundle_digest, *ways)
+    return results / digest("generation 3", archive.uri, bundle_digest, *ways)
 
 
 def score_all(

@@ -4,6 +4,7 @@ The names of the fields are part of the interface: see the README's table.
 """
 
 from dataclasses import dataclass, field
+from itertools import permutations, product
 from typing import Literal
 
 from mri_ray.archive.select import SelectConfig
@@ -56,29 +57,42 @@ class ShardSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
-    """One training. batch_size is global, whatever the number of workers; window_rows bounds the shuffle's memory."""
+    """One training. batch_size is global, whatever the number of workers; window_rows bounds the shuffle's memory.
+
+    accumulate: a worker's share of a batch goes through the network in so many parts. balance: sampling draws as many
+    rows of each class of each archive, weights makes both classes count alike. least_workers: where fewer find room, or
+    nodes are lost, so many are enough; None: all are waited for.
+    """
 
     epochs: int = 20
     workers: int = 1
+    least_workers: int | None = None
     batch_size: int = 32
+    accumulate: int = 1
+    balance: Literal["none", "weights", "sampling"] = "none"
     patience: int | None = 8  # epochs without a better validation AUROC; None: never stop early
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     window_rows: int = 1024
     max_failures: int = 2  # restarts of the worker group
 
     def __post_init__(self) -> None:
-        for name, least in {"epochs": 1, "workers": 1, "batch_size": 2, "window_rows": 1, "max_failures": 0}.items():
-            _at_least(name, getattr(self, name), least)
+        least = {"epochs": 1, "workers": 1, "batch_size": 2, "accumulate": 1, "window_rows": 1, "max_failures": 0}
+        for name, value in least.items():
+            _at_least(name, getattr(self, name), value)
         _at_least("patience", self.patience, 1)
-        if self.batch_size % self.workers:
-            raise ConfigError(f"batch_size: must be a multiple of workers ({self.workers}), got {self.batch_size}")
+        _at_least("least_workers", self.least_workers, 1)
+        if self.least_workers is not None and self.least_workers > self.workers:
+            raise ConfigError(f"least_workers: must be at most workers ({self.workers}), got {self.least_workers}")
+        for number in range(self.least_workers or self.workers, self.workers + 1):
+            if self.batch_size % number:
+                raise ConfigError(f"batch_size: must be a multiple of workers ({number}), got {self.batch_size}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ArchiveRun:
-    """What every run over an archive is told."""
+    """What every run over an archive is told. archive: several are prepared, and learned from, as one."""
 
-    archive: str
+    archive: str | tuple[str, ...]
     output: str
     identifiers: Literal["pseudonym", "drop", "keep"] = "pseudonym"  # of what headers say; the key: archive.pseudonym
     uris: Literal["keep", "pseudonym"] = "keep"  # pseudonym: paths hold names, so only object ids are written
@@ -94,6 +108,7 @@ class ArchiveRun:
     ray: ClusterSettings = field(default_factory=ClusterSettings)
 
     def __post_init__(self) -> None:
+        self._check_archives()
         self._refuse_within("output", "archive", "whose objects it would become")
         if not 0 <= self.max_quarantined_fraction <= 1:
             raise ConfigError(
@@ -110,12 +125,32 @@ class ArchiveRun:
 
     def _refuse_within(self, inner: str, outer: str, why: str) -> None:
         """Raise ConfigError when one place, if it is given, lies in another."""
-        values = (getattr(self, inner), getattr(self, outer))
-        if None in values:
+        for value, around in product(*(_places(getattr(self, name)) for name in (inner, outer))):
+            one, other = (f"{Location.of(place, self.storage).uri}/" for place in (value, around))
+            if one.startswith(other):
+                raise ConfigError(f"{inner}: must not lie in the {outer}, {why}, got {value}")
+
+    def _check_archives(self) -> None:
+        if isinstance(self.archive, str):
             return
-        one, other = (f"{Location.of(value, self.storage).uri}/" for value in values)
-        if one.startswith(other):
-            raise ConfigError(f"{inner}: must not lie in the {outer}, {why}, got {values[0]}")
+        if not self.archive:
+            raise ConfigError("archive: must be at least one, got none")
+        places = [Location.of(place, self.storage).uri for place in self.archive]
+        for one, other in permutations(places, 2):
+            if f"{one}/".startswith(f"{other}/"):
+                raise ConfigError(f"archive: none of several must lie in another, got {one} in {other}")
+
+
+def _places(value: str | tuple[str | None, ...] | None) -> list[str]:
+    values = (value,) if value is None or isinstance(value, str) else value
+    return [place for place in values if place is not None]
+
+
+def listed(value: str | tuple[str | None, ...] | None, archive: str | tuple[str, ...]) -> tuple[str | None, ...]:
+    """What is given for each archive: None where nothing is."""
+    if value is None:
+        return (None,) * (1 if isinstance(archive, str) else len(archive))
+    return (value,) if isinstance(value, str) else value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,13 +169,22 @@ def _default_classes() -> dict[str, list[str]]:
 class LabelledRun(ArchiveRun):
     """What a run is told whose answers are held against labels."""
 
-    labels: str | None = None  # a CSV or Parquet file; None: the class is the folder's name, where it tells
+    # A CSV or Parquet file, for several archives one each; None: the class is the folder's name, where it tells.
+    labels: str | tuple[str | None, ...] | None = None
     classes: dict[str, list[str]] = field(default_factory=_default_classes)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._check_one_each("labels")
         class_words(self.classes)  # raises ConfigError
+
+    def _check_one_each(self, name: str) -> None:
+        """Raise ConfigError unless there are as many of them as archives, where there are any."""
+        value, archives = getattr(self, name), 1 if isinstance(self.archive, str) else len(self.archive)
+        given = 1 if isinstance(value, str) else len(value or ())
+        if value is not None and given != archives:
+            raise ConfigError(f"{name}: must be one for each archive (null for none), got {given} for {archives}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +198,7 @@ class TrainEvaluation(EvaluationConfig):
 class TrainRun(LabelledRun):
     """One training: archive in; bundle, report and results out."""
 
+    masks: str | tuple[str | None, ...] | None = None  # of tumor slices, named as these are; for each archive
     cache: str | None = None  # where listings and prepared rows are kept, the output of `jobs.prepare`; None: output
     seed: int = 0
     prepare: PrepareConfig = field(default_factory=PrepareConfig)
@@ -169,6 +214,9 @@ class TrainRun(LabelledRun):
         super().__post_init__()
         self._refuse_within("cache", "archive", "whose objects it would become")
         self._refuse_within("linkage", "cache", "since it holds what must not be found there")
+        self._check_one_each("masks")
+        if self.model.masks and not _places(self.masks):
+            raise ConfigError("model.masks: a mask head needs masks to learn from, got none; give them as `masks`")
         if self.model.input_size != self.prepare.size:
             raise ConfigError(
                 f"model.input_size: must equal prepare.size ({self.prepare.size}), got {self.model.input_size}"
@@ -189,6 +237,8 @@ class ScoreRun(LabelledRun):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not isinstance(self.archive, str):
+            raise ConfigError("archive: must be one, since each archive has results of its own, got several")
         _at_least("micro_batch", self.micro_batch, 1)
 
 

@@ -16,8 +16,9 @@ import pyarrow.parquet as pq
 import ray
 
 from mri_ray.archive.storage import Location
-from mri_ray.learn.plan import CHUNK_ROWS, Rows, epoch_order, share
-from mri_ray.prepare.augment import AugmentConfig, apply, draw
+from mri_ray.learn.plan import CHUNK_ROWS, Rows, copies, epoch_order, share
+from mri_ray.prepare.augment import AugmentConfig, apply, draw, moved
+from mri_ray.prepare.masks import unpacked
 
 Arrays = dict[str, np.ndarray]
 READ_CPUS = 0.5  # of a reading task: it waits for storage half the time
@@ -27,30 +28,55 @@ AHEAD = 2  # windows read ahead of the training
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Prepared:
-    """The files that hold prepared rows, in the order that `Rows.part` counts."""
+    """The files that hold prepared rows, in the order that `Rows.part` counts.
+
+    masks: where files of the same names and rows hold their masks (`prepare.masks.SCHEMA`); None: there are none.
+    """
 
     location: Location
     names: tuple[str, ...]
     size: int  # of a side of a picture, in pixels
+    masks: Location | None = None
 
     def pixels(self, rows: Rows) -> np.ndarray:
         """Pixels of the rows, uint8 (N, 1, size, size), in their order; only the row groups that hold them are read."""
         pictures = np.empty((len(rows), 1, self.size, self.size), np.uint8)
+        for mine, column in self._column(self.location, "pixels", rows, np.arange(len(rows))):
+            pictures[mine] = np.frombuffer(column.buffers()[1], np.uint8).reshape(-1, *pictures.shape[1:])
+        return pictures
 
-        def fill(part: int) -> None:
-            filesystem, root = self.location.arrow()
-            mine = np.flatnonzero(rows.part == part)
+    def lesions(self, rows: Rows) -> np.ndarray:
+        """Masks of the rows, uint8 (N, 1, size, size), 255 where a known lesion is."""
+        found = np.zeros((len(rows), 1, self.size, self.size), np.uint8)
+        if self.masks is not None and rows.known is not None:
+            some = np.flatnonzero(rows.known & (rows.label == 1))
+            for mine, column in self._column(self.masks, "mask", rows, some):
+                for place, packed in zip(mine.tolist(), column.to_pylist(), strict=True):
+                    found[place, 0] = unpacked(packed, self.size)
+        return found
+
+    def _column(
+        self, location: Location, name: str, rows: Rows, wanted: np.ndarray
+    ) -> Iterator[tuple[np.ndarray, pa.Array]]:
+        """Values of one column for some of the rows, with their positions: one pair a file and row group."""
+        part_of, place_of = rows.part[wanted], rows.place[wanted]
+
+        def read(part: int) -> list[tuple[np.ndarray, pa.Array]]:
+            filesystem, root = location.arrow()
+            mine = np.flatnonzero(part_of == part)
+            groups = place_of[mine] // CHUNK_ROWS
             with pq.ParquetFile(f"{root}/{self.names[part]}", filesystem=filesystem) as file:
-                groups = rows.place[mine] // CHUNK_ROWS
+                found = []
                 for group in np.unique(groups):
                     here = mine[groups == group]
-                    column = file.read_row_group(int(group), columns=["pixels"])["pixels"]
-                    taken = pa.concat_arrays(column.take(rows.place[here] % CHUNK_ROWS).chunks)
-                    pictures[here] = np.frombuffer(taken.buffers()[1], np.uint8).reshape(-1, *pictures.shape[1:])
+                    column = file.read_row_group(int(group), columns=[name])[name]
+                    taken = column.take(place_of[here] % CHUNK_ROWS)
+                    found.append((wanted[here], pa.concat_arrays(taken.chunks)))
+                return found
 
         with ThreadPoolExecutor(READERS) as pool:
-            list(pool.map(fill, np.unique(rows.part).tolist()))
-        return pictures
+            for found in pool.map(read, np.unique(part_of).tolist()):
+                yield from found
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -71,31 +97,40 @@ class Stream:
     seed: int = 0
     batch: int | None = None
     augment: AugmentConfig | None = None
+    balanced: bool = False
 
     def __post_init__(self) -> None:
         if self.batch is not None:  # whole global batches, so that the order does not depend on the workers
             object.__setattr__(self, "window", max(1, self.window // self.batch) * self.batch)
 
-    def order(self, epoch: int) -> np.ndarray:
-        """Positions into `rows` that this worker reads in an epoch."""
+    def order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Positions into `rows` that this worker reads in an epoch, and how often each has come before in it."""
         if self.batch is None:
             order = np.arange(len(self.rows))
         else:
-            order = epoch_order(self.rows, seed=self.seed, epoch=epoch, window=self.window, batch=self.batch)
-        return share(order, self.rank, self.workers)
+            order = epoch_order(
+                self.rows,
+                seed=self.seed,
+                epoch=epoch,
+                window=self.window,
+                batch=self.batch,
+                balanced=self.balanced,
+            )
+        return share(order, self.rank, self.workers), share(copies(order), self.rank, self.workers)
 
     def batches(self, size: int) -> Iterator[Arrays]:
         """pixels uint8 (B, 1, S, S), label int64 (B,), row int64 (B,) into `rows`; B = size, or less at an epoch's end.
 
-        Arrays are read-only views of shared memory.
+        Where masks are given also mask uint8 (B, 1, S, S), 255 where lesion is, and known bool (B,). Arrays are
+        read-only views of shared memory.
         """
         prepared = ray.put(self.prepared)
         ahead: deque[ray.ObjectRef] = deque()
         for epoch in range(self.first, self.last):
-            order = self.order(epoch)
+            order, copy = self.order(epoch)
             for start in range(0, len(order), self.window):
-                row = order[start : start + self.window]
-                ahead.append(_read.remote(prepared, self.rows.take(row), row, self.augment, self.seed, epoch))
+                row, again = (values[start : start + self.window] for values in (order, copy))
+                ahead.append(_read.remote(prepared, self.rows.take(row), row, again, self.augment, self.seed, epoch))
                 if len(ahead) > AHEAD:
                     yield from _cut(ray.get(ahead.popleft()), size)
         while ahead:
@@ -104,13 +139,24 @@ class Stream:
 
 @ray.remote(num_cpus=READ_CPUS, max_retries=3, retry_exceptions=[OSError])  # type: ignore[call-overload]
 def _read(
-    prepared: Prepared, rows: Rows, row: np.ndarray, augment: AugmentConfig | None, seed: int, epoch: int
+    prepared: Prepared,
+    rows: Rows,
+    row: np.ndarray,
+    again: np.ndarray,
+    augment: AugmentConfig | None,
+    seed: int,
+    epoch: int,
 ) -> Arrays:
-    """The rows of one window, augmented when training."""
+    """The rows of one window, augmented when training: one that comes again in other ways."""
     pixels = prepared.pixels(rows)
+    masks = None if rows.known is None else prepared.lesions(rows)
     if augment is not None:
-        pixels = apply(pixels, draw(augment, seed=seed, epoch=epoch, row_ids=rows.row_id.tolist()))
-    return {"pixels": pixels, "label": rows.label.astype(np.int64), "row": row}
+        ids = [f"{name}+{number}" if number else name for name, number in zip(rows.row_id, again.tolist(), strict=True)]
+        parameters = draw(augment, seed=seed, epoch=epoch, row_ids=ids)
+        pixels = apply(pixels, parameters)
+        masks = masks if masks is None else moved(masks, parameters)
+    found = {"pixels": pixels, "label": rows.label.astype(np.int64), "row": row}
+    return found if masks is None or rows.known is None else found | {"mask": masks, "known": rows.known}
 
 
 def _cut(window: Arrays, size: int) -> Iterator[Arrays]:

@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,13 @@ from ray.util.queue import Queue
 
 from mri_ray.archive import outputs
 from mri_ray.archive.identity import digest, digest_json
+from mri_ray.archive.several import Archive, archive_of
 from mri_ray.archive.storage import Location
 from mri_ray.cohort import sides
 from mri_ray.cohort.assemble import INDEX, Cohort, assemble
 from mri_ray.cohort.held_out import divisions
+from mri_ray.cohort.labels import shared_patients
+from mri_ray.cohort.lesions import Lesions, lesions
 from mri_ray.cohort.split import SIDES, TEST, TRAIN, VALIDATION
 from mri_ray.errors import ConfigError, MriRayError, SplitError, TrainingFailed
 from mri_ray.learn import bundle as bundles
@@ -26,10 +30,11 @@ from mri_ray.learn.bundle import Bundle
 from mri_ray.learn.model import build, count_parameters
 from mri_ray.learn.operate import settled
 from mri_ray.learn.plan import Rows
-from mri_ray.on_ray import cluster, ingest, progress, score_shards, train_worker, validate
+from mri_ray.on_ray import cluster, curves, ingest, progress, score_shards, train_worker, validate
 from mri_ray.on_ray.beside import trained_beside
 from mri_ray.on_ray.job import LabelledJob
-from mri_ray.on_ray.settings import TrainRun
+from mri_ray.on_ray.masks import bring, looked_at, told
+from mri_ray.on_ray.settings import TrainRun, TrainSettings, listed
 from mri_ray.on_ray.stream import Prepared
 from mri_ray.on_ray.studies import with_keys
 from mri_ray.on_ray.work import ONE_CPU, own_error
@@ -74,6 +79,12 @@ class _Training(LabelledJob):
         self.place = self.output / "bundle"
         self.fit_names: list[str] = []
         self.cache = Location.of(settings.cache, settings.storage) if settings.cache else self.output
+        given = listed(settings.masks, settings.archive)
+        self._has_masks = np.array([uri is not None for uri in given])  # of each archive
+        self.masks = archive_of(given, settings.storage) if self._has_masks.any() else None
+        if self.masks is not None:
+            self.masks.check()
+        self._masks: Location | None = None  # beside the prepared rows
         self.prepared = ingest.prepared_location(
             self.cache, self.archive, settings.decode, settings.prepare, self.identifiers
         )
@@ -100,6 +111,8 @@ class _Training(LabelledJob):
         with record.stage("training beside"):
             beside = trained_beside(others, self._made, self._answered, settings.evaluation)
         with record.stage("evaluating"):
+            if self.masks is not None:
+                record.note(lesions=self._lesion_figures(bundle, cohort))
             found = self._score(bundle, cohort)
             facts = self._facts(bundle, history, cohort, found, beside)
         bundle = replace(bundle, metrics=facts.metrics)
@@ -130,20 +143,36 @@ class _Training(LabelledJob):
             quote=self.quote,
         )
         cohort = replace(cohort, sources=self.named(cohort.sources))
+        if shared := shared_patients(matched.patient, self.source_of(usable)):
+            self.warn(f"{shared:,} patients stand in the labels of several archives: each is taken for one person")
+        if self.masks is not None:
+            cohort = cohort.with_lesions(self._lesions(self.masks, cohort))
         for side, counts in cohort.counts().items():
             log.info("%s: %s", side, ", ".join(f"{number:,} {name}" for name, number in counts.items()))
         for warning in cohort.warnings():
             self.warn(warning)
         return cohort
 
+    def _lesions(self, masks: Archive, cohort: Cohort) -> Lesions:
+        """What the masks tell; they are brought beside the prepared rows, where that was not done before."""
+        settings = self.settings
+        with self._untold():
+            self._masks, names = bring(
+                masks,
+                self.prepared,
+                self.manifest,
+                self.cache,
+                decode=settings.decode,
+                size=settings.prepare.size,
+                workers=settings.shards.workers,
+            )
+        marked, fault, without_slice = told(cohort.index, self._masks, self.manifest, names)
+        has_masks = self._has_masks[self.source_of(cohort.index)]
+        return lesions(cohort.label, marked, fault, given=has_masks, without_slice=without_slice)
+
     def _fit(self, cohort: Cohort) -> tuple[Weights, list[train_worker.Epoch]]:
         settings = self.settings
-        train = _rows(cohort, TRAIN)
-        if len(train) < settings.train.workers:
-            raise SplitError(
-                f"train.workers: each worker needs a row of the train side, got {settings.train.workers} workers for "
-                f"{len(train)} rows"
-            )
+        train = _rows(cohort, TRAIN, masked=settings.model.masks)
         task = train_worker.Task(
             model=settings.model,
             optimiser=settings.optimiser,
@@ -152,14 +181,19 @@ class _Training(LabelledJob):
             seed=settings.seed,
             prepared=self._rows_at(),
             train=train,
-            validation=_rows(cohort, VALIDATION),
+            validation=_rows(cohort, VALIDATION, masked=settings.model.masks),
         )
+        if len(train) < task.batch:
+            raise SplitError(
+                f"train.workers: each worker needs a row of the train side, got {settings.train.workers} workers for "
+                f"{len(train)} rows"
+            )
         # The same settings on the same rows go on where a killed run stopped; anything else starts anew.
         decisive = {name: value for name, value in asdict(settings).items() if name not in _INDECISIVE}
         name = digest("fit", digest_json(decisive), cohort.digest())
         self.fit_names.append(name)
         try:
-            with progress.relayed() as queue:
+            with progress.relayed(partial(curves.tell, self.output / curves.FOLDER / name)) as queue:
                 result = self._trainer(name, task, queue).fit()
         except ray.train.TrainingFailedError as exc:
             raise _named(exc) from exc
@@ -167,9 +201,27 @@ class _Training(LabelledJob):
         with result.checkpoint.as_directory() as folder:
             return train_worker.read_checkpoint(Path(folder))
 
+    def _lesion_figures(self, bundle: Bundle, cohort: Cohort) -> dict[str, dict[str, Any]]:
+        """By side, how well the bundle's heat maps agree with masks it has not learned from."""
+        found = {}
+        for code in (VALIDATION, TEST):
+            rows, group = _rows(cohort, code, masked=True), cohort.group[cohort.side == code]
+            figures = looked_at(bundle, self._rows_at(), rows, group, seed=self.settings.seed)
+            if figures.get("dice") is not None:
+                found[SIDES[code]] = figures
+                log.info(
+                    "lesions of %s: Dice %.3f (mean of %s groups), hottest pixel in the lesion on %.1f %% of %s slices",
+                    SIDES[code],
+                    figures["dice"],
+                    figures["groups"],
+                    100 * figures["pointing"],
+                    figures["slices_with_lesion"],
+                )
+        return found
+
     def _rows_at(self) -> Prepared:
         names = tuple(outputs.name(shard) for shard in self.manifest.shards())
-        return Prepared(location=self.prepared, names=names, size=self.settings.prepare.size)
+        return Prepared(location=self.prepared, names=names, size=self.settings.prepare.size, masks=self._masks)
 
     def _proofs(self, bundle: Bundle, cohort: Cohort) -> dict[str, Any]:
         """Made where scoring would run: on a GPU if there is one."""
@@ -185,7 +237,7 @@ class _Training(LabelledJob):
         return ray.train.torch.TorchTrainer(
             train_worker.train,
             train_loop_config={"task": task, "queue": queue},
-            scaling_config=_scaling(settings.workers),
+            scaling_config=_scaling(settings),
             run_config=ray.train.RunConfig(
                 name=name,
                 storage_path=path,
@@ -296,7 +348,8 @@ class _Training(LabelledJob):
         shown = "test" if np.any(cohort.side == TEST) else "validation"
         chosen = examples.choose(labelled, results, bundle.threshold, usable=self.showable(results), side=shown)
         pictures = self.pictures(bundle, results, examples.rows(chosen))
-        seen = examples.shown(chosen, labelled, results, pictures)
+        heat = self.heat(bundle, pictures)
+        seen = examples.shown(chosen, labelled, results, pictures, heat)
         return TrainingFacts(
             **self.facts(bundle, found, results, self.labels_of(results), labelled, seen),
             history=history,
@@ -319,25 +372,30 @@ def _quarantined(index: pa.Table) -> tuple[dict[str, int], dict[str, int]]:
     return counts, {entry["values"]: entry["counts"] for entry in reasons}
 
 
-def _rows(cohort: Cohort, side: int) -> Rows:
+def _rows(cohort: Cohort, side: int, *, masked: bool = False) -> Rows:
+    """Rows of one side; masked: with what is known of their masks."""
     mine = np.flatnonzero(cohort.side == side)
     return Rows(
         part=cohort.index["part"].to_numpy()[mine],
         place=cohort.index["place"].to_numpy()[mine],
         label=cohort.label[mine],
         row_id=cohort.index["row_id"].to_numpy()[mine],
+        source=cohort.source[mine],
+        known=cohort.mask_known[mine] if masked else None,
     )
 
 
-def _scaling(workers: int) -> ray.train.ScalingConfig:
+def _scaling(settings: TrainSettings) -> ray.train.ScalingConfig:
     """A GPU for each worker when the cluster has any; else at most half the cluster's CPUs, so that reading fits."""
+    workers, least = settings.workers, settings.least_workers
+    number: Any = workers if least is None else (least, workers)  # its annotation knows of one number only
     gpus = cluster.gpus()
     if gpus:
-        if workers > gpus:
-            raise ConfigError(f"train.workers: at most one a GPU, got {workers} workers for {gpus} GPUs")
-        return ray.train.ScalingConfig(num_workers=workers, use_gpu=True)
+        if (least or workers) > gpus:
+            raise ConfigError(f"train.workers: at most one a GPU, got {least or workers} workers for {gpus} GPUs")
+        return ray.train.ScalingConfig(num_workers=number, use_gpu=True)
     share = min(1.0, cluster.cpus() / 2 / workers) or 1.0  # a cluster without any yet is made of whole ones
-    return ray.train.ScalingConfig(num_workers=workers, resources_per_worker={"CPU": share})
+    return ray.train.ScalingConfig(num_workers=number, resources_per_worker={"CPU": share})
 
 
 def _named(error: ray.train.TrainingFailedError) -> MriRayError:

@@ -20,20 +20,13 @@ import torch.distributed as dist
 from ray.util.queue import Queue
 from torch import nn
 
+from mri_ray.learn.checkpoint import load_checkpoint, save_checkpoint
 from mri_ray.learn.device import Precision, choose_precision, place
-from mri_ray.learn.loop import (
-    Batch,
-    Optimiser,
-    Schedule,
-    Sums,
-    evaluate_batches,
-    load_checkpoint,
-    save_checkpoint,
-    train_steps,
-    unwrap,
-)
+from mri_ray.learn.loop import Sums, evaluate_batches, train_steps
+from mri_ray.learn.losses import Batch, Objective
 from mri_ray.learn.model import build, load_pretrained
-from mri_ray.learn.plan import Rows, effective_batch
+from mri_ray.learn.optimiser import Optimiser, Schedule, unwrap
+from mri_ray.learn.plan import Rows, class_weights, effective_batch
 from mri_ray.learn.settings import ModelConfig, OptimiserConfig
 from mri_ray.metrics import auroc, log_loss
 from mri_ray.on_ray.settings import TrainSettings
@@ -61,7 +54,10 @@ class Task:
 
     @property
     def batch(self) -> int:
-        return effective_batch(self.settings.batch_size, len(self.train), self.settings.workers)
+        settings = self.settings
+        # Whole shares for each number of workers that there may be.
+        shares = math.lcm(*range(settings.least_workers or settings.workers, settings.workers + 1))
+        return effective_batch(settings.batch_size, len(self.train), shares)
 
 
 class _Waiting:
@@ -81,11 +77,9 @@ class _Waiting:
         finally:
             self.seconds += time.monotonic() - started
         # Ray's batches are read-only views of shared memory, which torch must not be handed.
-        return Batch(
-            images=torch.from_numpy(arrays["pixels"].copy()),
-            labels=torch.from_numpy(arrays["label"].copy()),
-            rows=torch.from_numpy(arrays["row"].copy()),
-        )
+        fields = {"images": "pixels", "labels": "label", "rows": "row", "masks": "mask", "known": "known"}
+        found = {field: arrays[name] for field, name in fields.items() if name in arrays}
+        return Batch(**{field: torch.from_numpy(array.copy()) for field, array in found.items()})
 
 
 def train(config: dict[str, Any]) -> None:
@@ -97,17 +91,19 @@ def train(config: dict[str, Any]) -> None:
             break
         started = time.monotonic()
         sums, waited = worker.learn(epoch)
+        learned = time.monotonic() - started
         validation = worker.validate()
-        seconds = time.monotonic() - started
         history.append(
             {
                 "epoch": epoch + 1,
                 "train_loss": sums.loss,
                 "train_accuracy": sums.accuracy,
+                **({"train_mask_loss": sums.mask_loss} if worker.task.model.masks else {}),
                 **validation,
-                "images_per_s": sums.n / seconds,
-                "waiting": waited / seconds,
-                "seconds": seconds,
+                # Of learning alone; seconds: with validation.
+                "images_per_s": sums.n / learned,
+                "waiting": waited / learned,
+                "seconds": time.monotonic() - started,
             }
         )
         worker.report(history, is_best=best_epoch(history) == epoch + 1)
@@ -135,14 +131,21 @@ class _Worker:
         self._network: nn.Module = ray.train.torch.prepare_model(place(network, self._device))
         steps = len(task.train) // task.batch
         schedule = Schedule.of(task.optimiser, steps_per_epoch=steps, epochs=task.settings.epochs)
-        self._optimiser = Optimiser(unwrap(self._network), task.optimiser, schedule, self._precision)
+        self._optimiser = Optimiser(self._network, task.optimiser, schedule, self._precision)
+        self._objective = Objective(
+            label_smoothing=task.optimiser.label_smoothing,
+            class_weights=class_weights(task.train.label) if task.settings.balance == "weights" else None,
+            mask_weight=task.optimiser.mask_weight,
+            mixup=task.optimiser.mixup,
+        )
         self._steps = steps
         self._best: dict[str, torch.Tensor] = {}
 
-    def say(self, text: str) -> None:
+    def say(self, item: str | Epoch) -> None:
+        """Put a line for people, or an epoch's figures, into the driver's queue."""
         if self._rank == 0:
             with suppress(ray.exceptions.RayError):  # a lost line is no reason to lose a training
-                self._queue.put(text)
+                self._queue.put(item)
 
     def has_waited_enough(self, history: list[Epoch]) -> bool:
         patience = self.task.settings.patience
@@ -157,7 +160,7 @@ class _Worker:
         if checkpoint is None:
             return []
         with checkpoint.as_directory() as folder:
-            facts = load_checkpoint(Path(folder), self._network, self._optimiser)
+            facts = load_checkpoint(Path(folder), self._network, self._optimiser, model=self.task.model)
             self._best = safetensors.torch.load_file(Path(folder) / BEST)
         self.say(f"going on after epoch {len(facts['history'])}")
         return facts["history"]
@@ -178,6 +181,7 @@ class _Worker:
             seed=task.seed,
             batch=task.batch,
             augment=task.augment,
+            balanced=settings.balance == "sampling",
         )
         self._batches = _Waiting(stream.batches(task.batch // self._workers))
         yield from range(done, settings.epochs)
@@ -192,15 +196,20 @@ class _Worker:
             (next(self._batches) for _ in range(self._steps)),
             device=self._device,
             precision=self._precision,
-            label_smoothing=self.task.optimiser.label_smoothing,
+            objective=self._objective,
+            accumulate=self.task.settings.accumulate,
             epoch=epoch + 1,
+            row_ids=self.task.train.row_id,
             on_step=self._progress(epoch),
         )
         return sum(self._gathered(sums), Sums()), self._batches.seconds - waited
 
     def validate(self) -> Epoch:
-        """Loss, accuracy and AUROC over the validation rows of all workers, the same numbers on each."""
-        network = unwrap(self._network)
+        """Loss, accuracy and AUROC over the validation rows of all workers, and Dice of all lesions together.
+
+        The same numbers on each worker.
+        """
+        network = self._kept
         if self._workers > 1:  # each worker has its own running statistics; the first one's are kept
             for buffer in network.buffers():
                 dist.broadcast(buffer, 0)
@@ -214,32 +223,43 @@ class _Worker:
         batches = _Waiting(stream.batches(EVALUATION_BATCH))
         found = evaluate_batches(network, batches, device=self._device, precision=self._precision)
         parts = self._gathered(found)
-        labels, logits = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
+        labels, logits = (np.concatenate([getattr(part, name) for part in parts]) for name in ("labels", "logits"))
+        both, marked, truth = sum(part.overlap for part in parts).tolist()
         return {
+            **({"validation_dice": 2 * both / (marked + truth)} if truth else {}),
             "validation_loss": log_loss(labels, logits),
             "validation_accuracy": float(((logits > 0) == (labels == 1)).mean()),
             "validation_auroc": auroc(labels, logits),
         }
 
+    @property
+    def _kept(self) -> nn.Module:
+        """The network that is evaluated and becomes the bundle: with averaged weights, where they are averaged."""
+        average = self._optimiser.average
+        return unwrap(self._network) if average is None else average
+
     def report(self, history: list[Epoch], *, is_best: bool) -> None:
         """Register the epoch with Ray Train, with a checkpoint from the first worker."""
         line = history[-1]
         area = line["validation_auroc"]
+        dice = f", Dice {line['validation_dice']:.3f}" if "validation_dice" in line else ""
         self.say(
             f"epoch {line['epoch']:>3} of {self.task.settings.epochs}: loss {line['train_loss']:.4f}, "
             f"accuracy {line['train_accuracy']:.4f}; validation loss {line['validation_loss']:.4f}, accuracy "
-            f"{line['validation_accuracy']:.4f}, AUROC {'-' if area is None else f'{area:.4f}'}; "
+            f"{line['validation_accuracy']:.4f}, AUROC {'-' if area is None else f'{area:.4f}'}{dice}; "
             f"{line['images_per_s']:.0f} images/s, {line['waiting']:.0%} waiting"
         )
+        self.say(line)
         metrics = {key: value for key, value in line.items() if value is not None}
         if self._rank:
             ray.train.report(metrics)
             return
         if is_best:
-            state = unwrap(self._network).state_dict()
+            state = self._kept.state_dict()
             self._best = {key: value.detach().cpu().clone().contiguous() for key, value in state.items()}
         with tempfile.TemporaryDirectory() as folder:
-            save_checkpoint(Path(folder), self._network, self._optimiser, {"history": history})
+            facts = {"history": history, "model": self.task.model.decisive()}
+            save_checkpoint(Path(folder), self._network, self._optimiser, facts)
             safetensors.torch.save_file(self._best, Path(folder) / BEST)
             ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
 

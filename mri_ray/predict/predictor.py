@@ -9,6 +9,7 @@ from torch import nn
 
 from mri_ray.errors import ConfigError, RunError
 from mri_ray.learn.bundle import Bundle, module
+from mri_ray.learn.cnn import answer
 from mri_ray.learn.device import Precision, autocast, choose_device, place
 from mri_ray.learn.loop import to_input
 from mri_ray.predict.quick import quickened
@@ -21,11 +22,15 @@ MICRO_BATCH = {"cpu": 8, "cuda": 128}
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Predictions:
-    """Answers in the order of the pictures, each of length N; logit and probability are float32."""
+    """Answers in the order of the pictures, each of length N; logit and probability are float32.
+
+    lesion: float32, how many of the prepared picture's pixels the mask head marks; None where the bundle has none.
+    """
 
     logit: np.ndarray
     probability: np.ndarray
     decision: list[Decision]
+    lesion: np.ndarray | None = None
 
 
 class Predictor:
@@ -76,10 +81,10 @@ class Predictor:
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (1, size, size):
             raise ValueError(f"images: must be uint8 (N, 1, {size}, {size}), got {images.dtype} {images.shape}")
         compiled = self._compiled
-        logit = self._logits(images, self.precision) if compiled is None else compiled.logits(images)
+        logit, lesion = self._answers(images, self.precision) if compiled is None else compiled.answers(images)
         if self._proof is not None:
             again = np.flatnonzero(doubtful(logit, self.bundle, self._proof.margin))
-            logit[again] = self._logits(images[again], Precision.FP32)
+            logit[again], lesion[again] = self._answers(images[again], Precision.FP32)
         if bad := np.flatnonzero(~np.isfinite(logit)).tolist():
             # NaN compares as below every threshold, and would be called negative.
             raise RunError(f"logit: must be finite, got {logit[bad[0]]} at {self.precision} for picture {bad[0]}")
@@ -88,17 +93,28 @@ class Predictor:
             logit=logit,
             probability=found,
             decision=decide(found, threshold=self.bundle.threshold, refer=self.bundle.refer),
+            lesion=lesion if self.bundle.model.masks else None,
         )
 
-    def _logits(self, images: np.ndarray, precision: Precision) -> np.ndarray:
-        parts = [torch.empty(0, device=self.device)]
+    def _answers(self, images: np.ndarray, precision: Precision) -> tuple[np.ndarray, np.ndarray]:
+        """Logits, and pixels marked as lesion: NaN without a mask head."""
+        parts = [torch.empty(2, 0, device=self.device)]
         with torch.inference_mode(), autocast(precision, self.device):
             for start in range(0, len(images), self._micro_batch):
                 # Copied, since torch cannot wrap what is read-only, as Ray's arrays are.
                 batch = torch.from_numpy(images[start : start + self._micro_batch].copy())
-                z = self._module(to_input(batch, self.device)).float()
-                parts.append(z[:, 1] - z[:, 0])
-            return torch.cat(parts).cpu().numpy()
+                found = answer(self._module(to_input(batch, self.device)))
+                z = found.logits.float()
+                parts.append(torch.stack([z[:, 1] - z[:, 0], marked(found.mask, z, images.shape[2])]))
+            logit, lesion = torch.cat(parts, dim=1).cpu().numpy()
+        return logit, lesion
+
+
+def marked(mask: torch.Tensor | None, like: torch.Tensor, size: int) -> torch.Tensor:
+    """Pixels that a mask (N, 1, s, s) of logits marks in pictures of `size`, float32 (N,); NaN without one."""
+    if mask is None:
+        return torch.full((len(like),), torch.nan, device=like.device)
+    return (mask > 0).float().mean(dim=(1, 2, 3)) * size**2
 
 
 def _steady(net: nn.Module) -> nn.Module:

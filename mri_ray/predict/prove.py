@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from mri_ray.learn.bundle import Bundle, module
+from mri_ray.learn.cnn import answer
 from mri_ray.learn.device import Precision, choose_device, choose_precision
 from mri_ray.predict.predictor import Predictor, decide, probability
 from mri_ray.predict.vino import is_there
@@ -42,7 +43,8 @@ def _plain(bundle: Bundle, images: np.ndarray) -> np.ndarray:
     """Logits of the network as it was trained, eager, in float32 on the CPU."""
     net = module(bundle)
     with torch.inference_mode():
-        z = torch.cat([net(part.float() / 255) for part in torch.from_numpy(images.copy()).split(16)])
+        parts = torch.from_numpy(images.copy()).split(16)
+        z = torch.cat([answer(net(part.float() / 255)).logits for part in parts])
     return (z[:, 1] - z[:, 0]).numpy()
 
 

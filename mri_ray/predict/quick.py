@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from mri_ray.learn.model import Cnn
+from mri_ray.learn.cnn import Cnn
 
 
 def quickened(net: nn.Module) -> nn.Module:

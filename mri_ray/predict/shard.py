@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from mri_ray.predict.predictor import Predictor
 from mri_ray.prepare.effort import DECODE, PREDICT, Effort
+from mri_ray.prepare.masks import pixels_each
 from mri_ray.prepare.objects import Row, batched, states
 from mri_ray.records import RESULTS
 
@@ -46,7 +47,17 @@ def _answers(chunk: list[Row], predictor: Predictor, effort: Effort) -> list[dic
         pictures, answers.logit, answers.probability, answers.decision, strict=True
     ):
         entry.update(logit=logit, probability=probability, decision=decision.value)
+    if answers.lesion is not None:
+        for (entry, pixels), marked in zip(pictures, answers.lesion.tolist(), strict=True):
+            entry.update(_extent(marked, entry, pixels.shape[-1]))
     return entries
+
+
+def _extent(marked: float, entry: dict[str, Any], size: int) -> dict[str, float | None]:
+    """How large a lesion of so many pixels of a prepared picture is in its slice."""
+    spacing = entry["spacing_mm"]
+    pixels = marked * pixels_each(entry["crop"], entry["width"], entry["height"], spacing, size)
+    return {"lesion_px": pixels, "lesion_mm2": None if spacing is None else pixels * spacing[0] * spacing[1]}
 
 
 def fills(pictures: Iterable[int], micro_batch: int) -> dict[float, int]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mri_ray.learn.bundle import Bundle, module
+from mri_ray.learn.cnn import answer
 from mri_ray.predict.quick import OfPixels, folded
 
 
@@ -40,15 +41,21 @@ class Compiled:
             told["INFERENCE_NUM_THREADS"] = threads
         self._request = openvino.Core().compile_model(model, "CPU", told).create_infer_request()
 
-    def logits(self, images: np.ndarray) -> np.ndarray:
-        """uint8 (N, 1, S, S) -> float32 (N,), the tumor's logit above the normal's."""
-        found = np.empty(len(images), np.float32)
+    def answers(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """uint8 (N, 1, S, S) -> float32 (N,), the tumor's logit above the normal's, and pixels marked as lesion.
+
+        The latter are NaN without a mask head.
+        """
+        logit, lesion = np.empty(len(images), np.float32), np.full(len(images), np.nan, np.float32)
         for start in range(0, len(images), len(self._batch)):
             part = images[start : start + len(self._batch)]
             self._batch[: len(part)] = part  # always whole batches, so that no answer depends on how full they are
-            (z,) = self._request.infer({0: self._batch}).values()
-            found[start : start + len(part)] = (z[:, 1] - z[:, 0])[: len(part)]
-        return found
+            z, *masks = self._request.infer({0: self._batch}).values()
+            logit[start : start + len(part)] = (z[:, 1] - z[:, 0])[: len(part)]
+            for mask in masks:
+                share = (mask > 0).mean(axis=(1, 2, 3), dtype=np.float32)
+                lesion[start : start + len(part)] = share[: len(part)] * images.shape[2] ** 2
+        return logit, lesion
 
 
 class _OfBytes(nn.Module):
@@ -63,5 +70,6 @@ class _OfBytes(nn.Module):
             first.whole = True
             self.scale = 1.0
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.net(images.float() if self.scale == 1 else images.float() / self.scale)
+    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        found = answer(self.net(images.float() if self.scale == 1 else images.float() / self.scale))
+        return found.logits if found.mask is None else (found.logits, found.mask)

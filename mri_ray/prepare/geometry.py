@@ -39,22 +39,34 @@ def squared(pixels: np.ndarray, spacing_mm: tuple[float, float] | None) -> np.nd
 
     spacing_mm: between rows, between columns; None, or values no scanner gives, leave the picture as it is.
     """
-    if spacing_mm is None or not all(0 < side < _LARGEST_MM for side in spacing_mm):
-        return pixels
-    ratio = spacing_mm[0] / spacing_mm[1]
-    height, width = pixels.shape
-    if ratio > 1 + _SQUARE:
-        height = round(height * ratio)
-    elif 1 / ratio > 1 + _SQUARE:
-        width = round(width / ratio)
-    if pixels.shape == (height, width) or max(height, width) > _LARGEST_SIDE:
+    height, width = squared_shape(pixels.shape, spacing_mm)
+    if pixels.shape == (height, width):
         return pixels
     cv2.setNumThreads(1)  # see `_head`
     return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
+def squared_shape(shape: tuple[int, ...], spacing_mm: tuple[float, float] | None) -> tuple[int, int]:
+    """Height and width of what `squared` gives."""
+    height, width = shape
+    if spacing_mm is None or not all(0 < side < _LARGEST_MM for side in spacing_mm):
+        return height, width
+    ratio = spacing_mm[0] / spacing_mm[1]
+    if ratio > 1 + _SQUARE:
+        height = round(height * ratio)
+    elif 1 / ratio > 1 + _SQUARE:
+        width = round(width / ratio)
+    return (height, width) if max(height, width) <= _LARGEST_SIDE else (shape[0], shape[1])
+
+
 def crop_to_head(pixels: np.ndarray, config: PrepareConfig, small: np.ndarray | None = None) -> np.ndarray:
-    """The part of a uint8 (H, W) picture that holds the head and a margin (a view); all of it if there is no head.
+    """The part of a uint8 (H, W) picture that `head_box` finds (a view)."""
+    top, left, bottom, right = head_box(pixels, config, small)
+    return pixels[top:bottom, left:right]
+
+
+def head_box(pixels: np.ndarray, config: PrepareConfig, small: np.ndarray | None = None) -> Box:
+    """Where the head of a uint8 (H, W) picture is, with a margin; all of the picture if there is no head.
 
     Bright frames, thin lines and small writing do not count. No side is cut below `config.min_crop`. `small` is the
     picture's `overview` where the caller has it already.
@@ -63,10 +75,9 @@ def crop_to_head(pixels: np.ndarray, config: PrepareConfig, small: np.ndarray | 
     inner = _within_frame(small)
     head = _head(small, inner)
     if head is None:
-        return pixels
+        return 0, 0, *pixels.shape
     box, bounds = (_enlarged(part, pixels.shape, small.shape) for part in (head, inner))
-    top, left, bottom, right = _padded(box, bounds, config)
-    return pixels[top:bottom, left:right]
+    return _padded(box, bounds, config)
 
 
 def fit(pixels: np.ndarray, size: int) -> np.ndarray:

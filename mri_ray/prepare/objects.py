@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from mri_ray.archive.identity import member_id, row_id
 from mri_ray.archive.pseudonym import Identifiers, identifying, names_patient
-from mri_ray.archive.storage import Location
+from mri_ray.archive.several import Archive
 from mri_ray.decode.read import lost, read
 from mri_ray.decode.settings import DecodeConfig
 from mri_ray.errors import Reason
@@ -44,7 +44,7 @@ class Row:
 
 def rows(
     objects: pa.Table,
-    archive: Location,
+    archive: Archive,
     decode: DecodeConfig,
     settings: PrepareConfig,
     identifiers: Identifiers,
@@ -67,7 +67,7 @@ def rows(
             yield _row(entry, archive, item, settings, identifiers)
 
 
-def crashed(objects: pa.Table, archive: Location, settings: PrepareConfig, identifiers: Identifiers) -> Iterator[Row]:
+def crashed(objects: pa.Table, archive: Archive, settings: PrepareConfig, identifiers: Identifiers) -> Iterator[Row]:
     """Rows of objects that are not looked at, since doing so ends the process."""
     for entry in objects.to_pylist():
         failure = Failure(
@@ -85,7 +85,7 @@ def _decoded(body: bytes | OSError, size: int, uri: str, decode: DecodeConfig) -
         yield from read(io.BytesIO(body), uri, decode)
 
 
-def _streamed(entry: dict[str, Any], archive: Location, decode: DecodeConfig) -> Iterator[Slice | Failure]:
+def _streamed(entry: dict[str, Any], archive: Archive, decode: DecodeConfig) -> Iterator[Slice | Failure]:
     uri = archive.uri_of(entry["key"])
     try:
         with archive.open(entry["key"]) as source:
@@ -103,7 +103,7 @@ def _changed(listed: int, read: int, uri: str) -> Failure:
 
 
 def _row(
-    entry: dict[str, Any], archive: Location, item: Slice | Failure, settings: PrepareConfig, identifiers: Identifiers
+    entry: dict[str, Any], archive: Archive, item: Slice | Failure, settings: PrepareConfig, identifiers: Identifiers
 ) -> Row:
     path = entry["key"] if item.member is None else f"{entry['key']}!/{item.member}"
     columns = {name: entry[name] for name in ("object_id", "version_id", "size", "etag")}
@@ -121,17 +121,17 @@ def _row(
         flags = frozenset({Flag.NAMED_PATH})
     if isinstance(item, Failure):
         columns |= {"reason": item.reason.value, "detail": item.detail, "flags": sorted(flags)}
-        columns |= dict.fromkeys(("pixel_digest", "width", "height"))
+        columns |= dict.fromkeys(("pixel_digest", "width", "height", "crop"))
         return Row(columns=columns, pixels=None, path=path)
     prepared = prepare(item, settings)
     height, width = item.pixels.shape
     columns |= {"reason": None, "detail": None, "flags": sorted(prepared.flags | flags)}
-    columns |= {"pixel_digest": pixel_digest(item), "width": width, "height": height}
+    columns |= {"pixel_digest": pixel_digest(item), "width": width, "height": height, "crop": prepared.crop}
     return Row(columns=columns, pixels=prepared.pixels, path=path)
 
 
 def again(
-    archive: Location, key: str, wanted: Collection[Place], decode: DecodeConfig, settings: PrepareConfig
+    archive: Archive, key: str, wanted: Collection[Place], decode: DecodeConfig, settings: PrepareConfig
 ) -> dict[Place, np.ndarray]:
     """Slices of one object or pack that were prepared before, uint8 (1, size, size); without those that cannot be read.
 
@@ -153,7 +153,7 @@ def again(
     return found
 
 
-def holds_identifiers(archive: Location, key: str, decode: DecodeConfig) -> bool:
+def holds_identifiers(archive: Archive, key: str, decode: DecodeConfig) -> bool:
     """Whether one of an object's first slices, or why there are none, came with identifiers."""
     try:
         with archive.open(key) as source:

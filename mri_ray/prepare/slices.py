@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mri_ray.prepare.geometry import crop_to_head, fit, overview, squared
+from mri_ray.prepare.geometry import Box, fit, head_box, overview, squared
 from mri_ray.prepare.intensity import is_blank, to_uint8
 from mri_ray.prepare.settings import PrepareConfig
 from mri_ray.records import Flag, Slice
@@ -12,10 +12,14 @@ from mri_ray.records import Flag, Slice
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prepared:
-    """pixels: uint8 (1, size, size); pixels / 255 is the model's input. flags: the slice's own and what was seen."""
+    """pixels: uint8 (1, size, size); pixels / 255 is the model's input. flags: the slice's own and what was seen.
+
+    crop: the part of the slice that they show, in pixels of the squared one (`geometry.squared`).
+    """
 
     pixels: np.ndarray
     flags: frozenset[Flag]
+    crop: Box
 
 
 def prepare(item: Slice, config: PrepareConfig) -> Prepared:
@@ -25,8 +29,10 @@ def prepare(item: Slice, config: PrepareConfig) -> Prepared:
     flags |= item.flags
     small = overview(pixels)
     if is_blank(small):
-        return Prepared(pixels=fit(pixels, config.size)[np.newaxis], flags=flags | {Flag.BLANK})
-    head = crop_to_head(pixels, config, small)
+        whole = (0, 0, *pixels.shape)
+        return Prepared(pixels=fit(pixels, config.size)[np.newaxis], flags=flags | {Flag.BLANK}, crop=whole)
+    top, left, bottom, right = crop = head_box(pixels, config, small)
+    head = pixels[top:bottom, left:right]
     if max(head.shape) < config.size:
         flags |= {Flag.UPSCALED}
-    return Prepared(pixels=fit(head, config.size)[np.newaxis], flags=flags)
+    return Prepared(pixels=fit(head, config.size)[np.newaxis], flags=flags, crop=crop)

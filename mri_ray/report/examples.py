@@ -73,13 +73,14 @@ def shown(
     answers: Answers,
     results: pa.Table,
     pictures: Mapping[int, np.ndarray],
+    heat: Mapping[int, np.ndarray] | None = None,
 ) -> list[Example]:
     """The chosen slices with their pictures; those without one are left out.
 
-    results: the rows of `answers`, with uri and decision. pictures: by row, uint8 (1, S, S).
+    results: the rows of `answers`, with uri and decision. pictures: by row, uint8 (1, S, S). heat: by row, (S, S).
     """
     made = (
-        one(position, title, answers, results, pictures)
+        one(position, title, answers, results, pictures, heat)
         for title, positions in chosen.items()
         for position in positions.tolist()
     )
@@ -87,7 +88,12 @@ def shown(
 
 
 def one(
-    position: int, title: str, answers: Answers, results: pa.Table, pictures: Mapping[int, np.ndarray]
+    position: int,
+    title: str,
+    answers: Answers,
+    results: pa.Table,
+    pictures: Mapping[int, np.ndarray],
+    heat: Mapping[int, np.ndarray] | None = None,
 ) -> Example | None:
     """One slice with its picture; None where there is none, as its object cannot be read any more or is too large."""
     if position not in pictures:
@@ -100,4 +106,5 @@ def one(
         probability=float(answers.probability[position]),
         decision=results["decision"][position].as_py(),
         label={1: "tumor", 0: "normal"}.get(int(answers.label[position])),
+        heat=(heat or {}).get(position),
     )

@@ -11,7 +11,10 @@ from mri_ray.report.subgroups import Subgroups
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Example:
-    """One slice as the model saw it. picture: uint8 (S, S). title: why it is shown, e.g. `missed tumor`."""
+    """One slice as the model saw it. picture: uint8 (S, S). title: why it is shown, e.g. `missed tumor`.
+
+    heat: float32 (S, S) from 0 to 1, where it sees the tumor (`predict.heatmap`); None where that is not shown.
+    """
 
     picture: np.ndarray
     title: str
@@ -20,6 +23,7 @@ class Example:
     decision: str
     label: str | None = None
     frame: int | None = None
+    heat: np.ndarray | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

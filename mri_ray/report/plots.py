@@ -14,6 +14,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
@@ -55,11 +56,12 @@ WIDTH_IN, HEIGHT_IN = 4.4, 3.1
 ROC_POINTS = 300  # a curve of a page needs no more
 BINS = 25
 RATE_BINS = 40  # shards end in bursts; over so many parts of a run they even out
+_HEAT = 0.6  # how far heat covers a picture
 PICTURE = 240  # pixels a side; a page holds dozens
 
 
 def picture(pixels: np.ndarray, side: int = PICTURE) -> str:
-    """uint8 (H, W) -> PNG as a data URI, made smaller where it is more than `side` high or wide."""
+    """uint8 (H, W), or (H, W, 3) in colour -> PNG as a data URI, no more than `side` high or wide."""
     held = io.BytesIO()
     image = Image.fromarray(pixels)
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
@@ -67,8 +69,15 @@ def picture(pixels: np.ndarray, side: int = PICTURE) -> str:
     return "data:image/png;base64," + base64.b64encode(held.getvalue()).decode()
 
 
+def overlaid(pixels: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """A picture uint8 (S, S) with a heat map (S, S) from 0 to 1 over it -> uint8 (S, S, 3); what is cold stays grey."""
+    colour = colormaps["inferno"](heat)[..., :3] * 255
+    share = _HEAT * heat[..., None]
+    return np.rint((1 - share) * pixels[..., None] + share * colour).astype(np.uint8)
+
+
 def learning_curves(history: Sequence[Mapping[str, Any]], best_epoch: int) -> list[str]:
-    """Loss, accuracy and AUROC by epoch, one drawing each; history as in `facts.TrainingFacts`.
+    """Loss, accuracy, AUROC and Dice by epoch, one drawing each; history as in `facts.TrainingFacts`.
 
     A figure that is undefined in every epoch has no drawing.
     """
@@ -76,11 +85,12 @@ def learning_curves(history: Sequence[Mapping[str, Any]], best_epoch: int) -> li
         "Loss": {"train": "train_loss", "validation": "validation_loss"},
         "Accuracy": {"train": "train_accuracy", "validation": "validation_accuracy"},
         "AUROC": {"validation": "validation_auroc"},
+        "Dice of lesions": {"validation": "validation_dice"},
     }
     epochs = np.array([line["epoch"] for line in history])
     drawings = []
     for title, keys in panels.items():
-        values = {side: np.array([line[key] for line in history], dtype=float) for side, key in keys.items()}
+        values = {side: np.array([line.get(key) for line in history], dtype=float) for side, key in keys.items()}
         if any(np.isfinite(line).any() for line in values.values()):
             drawings.append(_curve(title, epochs, values, best_epoch))
     return drawings

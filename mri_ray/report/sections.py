@@ -109,6 +109,7 @@ def _pictured(example: Example, side: int) -> dict[str, Any]:
     return {
         "title": example.title,
         "source": plots.picture(example.picture, side),
+        "heat": None if example.heat is None else plots.picture(plots.overlaid(example.picture, example.heat), side),
         "width": width,
         "height": height,
         "name": name,

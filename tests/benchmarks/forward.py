@@ -77,7 +77,7 @@ def main(bundle: str, seconds: str, threads: str) -> None:
         work["torch"] = (lambda: net(images), flop)
         if compiled is not None:
             whole = (images * 255).byte().numpy()
-            work["openvino"] = (lambda: compiled.logits(whole), flop)
+            work["openvino"] = (lambda: compiled.answers(whole), flop)
         engines = list(work)
         for channels, side in _CONVOLUTIONS:
             layer = torch.nn.Conv2d(channels, channels, 3, padding=1, bias=False)

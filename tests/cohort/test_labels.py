@@ -20,6 +20,9 @@ from mri_ray.cohort.labels import (
     labels_from_file,
     labels_from_folders,
     match,
+    refuse_one_class,
+    shared_patients,
+    together,
 )
 from mri_ray.errors import ConfigError, LabelError
 
@@ -417,3 +420,25 @@ def test_the_lgg_labels_file_matches_every_slice(mri_data):
     assert Counter(found.label.tolist()) == {TUMOR: 900, NORMAL: 1705}
     assert len(set(found.patient)) == 72
     assert None not in found.patient
+
+
+def test_labels_matched_apart_come_together_in_the_order_of_the_rows():
+    rows = [["a.png", "b.png"], ["a.png", "c.png", "d.png"]]
+    tables = [
+        pa.table([["a.png"], [1], ["p"], ["2001"], ["path"]], schema=LABELS),
+        pa.table([["c.png", "a.png", "x.png"], [0, 0, 1], [None, "p", None], [None] * 3, ["path"] * 3], schema=LABELS),
+    ]
+    places = [np.array([3, 0]), np.array([1, 2, 4])]
+    parts = [(mine, bring(keys, table)) for mine, keys, table in zip(places, rows, tables, strict=True)]
+    found = together(parts, 5)
+    assert found.label.tolist() == [-1, 0, 0, 1, -1]
+    assert found.patient == [None, "p", None, "p", None]
+    assert found.study_date == [None, None, None, "2001", None]
+    assert (found.unlabelled, found.labels_without_file) == (2, 1)
+    assert shared_patients(found.patient, np.array([0, 1, 1, 0, 1])) == 1
+    assert shared_patients(found.patient, np.zeros(5, int)) == 0
+    assert together(parts[:1], 2) is parts[0][1]
+    with pytest.raises(LabelError, match="both classes must occur, but all 2 labelled"):
+        refuse_one_class(np.array([1, -1, 1], np.int8))
+    one = match(["a.png"], tables[0], alone=False)
+    assert one.label.tolist() == [1]

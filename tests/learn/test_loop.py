@@ -11,22 +11,12 @@ import torch
 from torch import nn
 
 from mri_ray.errors import ConfigError, TrainingFailed
+from mri_ray.learn.checkpoint import load_checkpoint, restore, save_checkpoint, state
 from mri_ray.learn.device import Precision
-from mri_ray.learn.loop import (
-    Batch,
-    Optimiser,
-    Schedule,
-    Sums,
-    evaluate_batches,
-    load_checkpoint,
-    restore,
-    save_checkpoint,
-    state,
-    to_input,
-    train_steps,
-    unwrap,
-)
+from mri_ray.learn.loop import Sums, evaluate_batches, to_input, train_steps
+from mri_ray.learn.losses import Batch, Objective
 from mri_ray.learn.model import build
+from mri_ray.learn.optimiser import Optimiser, Schedule, unwrap
 from mri_ray.learn.settings import ModelConfig, OptimiserConfig
 
 CPU = torch.device("cpu")
@@ -88,8 +78,8 @@ def test_a_small_network_learns_the_squares(precision: Precision) -> None:
     assert history[-1].n == 64
     assert history[-1].loss < 0.5 * history[0].loss
     assert history[-1].accuracy > 0.9
-    labels, logits, _ = evaluate_batches(model, batches(seed=99), device=CPU, precision=precision)
-    assert ((logits > 0) == labels).mean() > 0.95
+    found = evaluate_batches(model, batches(seed=99), device=CPU, precision=precision)
+    assert ((found.logits > 0) == found.labels).mean() > 0.95
 
 
 def test_the_seed_decides_the_trained_weights() -> None:
@@ -138,6 +128,20 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
         load_checkpoint(tmp_path, other, optimiser_of(other))
 
 
+def test_a_checkpoint_of_other_settings_is_refused_by_their_names(tmp_path: Path) -> None:
+    saved, own = (
+        ModelConfig(input_size=SIDE, width=4, blocks=3),
+        ModelConfig(input_size=SIDE, width=4, blocks=3, dropout=0.1),
+    )
+    model = build(saved)
+    save_checkpoint(tmp_path, model, optimiser_of(model), {"model": saved.decisive()})
+    assert load_checkpoint(tmp_path, model, optimiser_of(model), model=saved)["model"]["width"] == 4
+    with pytest.raises(
+        ConfigError, match=r"model: must be the one the checkpoint was taken from, .* dropout 0\.3 for 0\.1"
+    ):
+        load_checkpoint(tmp_path, build(own), optimiser_of(model), model=own)
+
+
 class Broken(nn.Module):
     """Gives NaN from the given call on."""
 
@@ -163,9 +167,9 @@ def test_a_loss_that_is_not_finite_names_epoch_and_step(first: int) -> None:
 def test_no_batches_change_nothing() -> None:
     model = network()
     assert train_steps(model, optimiser_of(model), [], device=CPU) == Sums()
-    labels, logits, rows = evaluate_batches(model, [], device=CPU)
-    assert (labels.shape, logits.shape, rows.shape) == ((0,), (0,), (0,))
-    assert logits.dtype == np.float32
+    found = evaluate_batches(model, [], device=CPU)
+    assert (found.labels.shape, found.logits.shape, found.rows.shape) == ((0,), (0,), (0,))
+    assert found.logits.dtype == np.float32
 
 
 def test_sums_add_up_to_the_loss_of_all_rows() -> None:
@@ -188,7 +192,8 @@ def test_sums_add_up_to_the_loss_of_all_rows() -> None:
 def test_evaluation_keeps_order_mode_and_weights() -> None:
     model = network().train()
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    labels, logits, rows = evaluate_batches(model, reversed(batches(40, 16)), device=CPU)
+    found = evaluate_batches(model, reversed(batches(40, 16)), device=CPU)
+    labels, logits, rows = found.labels, found.logits, found.rows
     assert model.training
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert rows.tolist() == [*range(32, 40), *range(16, 32), *range(16)]
@@ -273,7 +278,7 @@ def test_weight_decay_spares_biases() -> None:
         ({"warmup_epochs": math.inf}, "warmup_epochs: .*got inf"),
         ({"clip_norm": -0.5}, "clip_norm: .*got -0.5"),
         ({"label_smoothing": 1.0}, "label_smoothing: .*got 1.0"),
-        ({"schedule": "linear"}, "schedule: must be one of cosine, constant, got 'linear'"),
+        ({"schedule": "linear"}, "schedule: must be one of cosine, one-cycle, constant, got 'linear'"),
     ],
 )
 def test_wrong_settings_name_field_rule_and_value(settings: dict, message: str) -> None:
@@ -303,5 +308,135 @@ def test_a_distributed_network_trains_to_the_same_weights_and_state() -> None:
         torch.testing.assert_close(found[key], value, rtol=1e-4, atol=1e-6)
     restore(plain, first, found)
     np.testing.assert_array_equal(
-        evaluate_batches(wrapped, batches(), device=CPU)[1], evaluate_batches(plain, batches(), device=CPU)[1]
+        evaluate_batches(wrapped, batches(), device=CPU).logits, evaluate_batches(plain, batches(), device=CPU).logits
     )
+
+
+def masked(n: int = 64, size: int = 16, seed: int = 0) -> list[Batch]:
+    """The squares with masks of them; those of every fourth row are not known, and wrong."""
+    images, labels = squares(n, seed)
+    inner = nn.functional.avg_pool2d(images.float(), 3, 1, padding=1) > 120  # noise has a mean of 60
+    masks = inner.to(torch.uint8) * 255 * labels[:, None, None, None].to(torch.uint8)
+    known = torch.arange(n) % 4 != 3
+    masks[~known] = 255 - masks[~known]
+    given = {"images": images, "labels": labels, "rows": torch.arange(n), "masks": masks, "known": known}
+    return [Batch(**{name: value[i : i + size] for name, value in given.items()}) for i in range(0, n, size)]
+
+
+def network_with_masks(seed: int = 0) -> nn.Module:
+    config = ModelConfig(input_size=SIDE, width=4, blocks=3, dense=8, dropout=0.0, masks=True)
+    return build(config, seed=seed).to(memory_format=torch.channels_last)
+
+
+def test_a_mask_head_learns_where_the_squares_are_from_known_masks_alone() -> None:
+    torch.manual_seed(0)
+    model = network_with_masks()
+    optimiser = optimiser_of(model, epochs=20, average=0.9)
+    history = [train_steps(model, optimiser, masked(seed=epoch), device=CPU) for epoch in range(20)]
+    assert history[-1].mask_loss < 0.75 * history[0].mask_loss
+    assert optimiser.average is not None
+    found = evaluate_batches(optimiser.average, masked(seed=99), device=CPU)
+    both, marked, truth = found.overlap
+    assert 2 * both / (marked + truth) > 0.6
+    assert ((found.logits > 0) == found.labels).mean() > 0.9
+
+
+def test_masks_that_are_not_known_are_not_learned_from() -> None:
+    def weights(change: bool) -> dict[str, torch.Tensor]:
+        model = network_with_masks()
+        given = masked()
+        for batch in given:
+            if change:
+                batch.masks[~batch.known] = 0
+        train_steps(model, optimiser_of(model), given, device=CPU)
+        return model.state_dict()
+
+    one, other = weights(False), weights(True)
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_a_batch_in_parts_gives_the_gradient_of_the_whole() -> None:
+    def gradient(accumulate: int) -> torch.Tensor:
+        model = network(dropout=0.0)
+        for layer in model.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.register_forward_pre_hook(lambda norm, _: norm.eval())  # its statistics are those of a part
+        train_steps(model, optimiser_of(model, clip_norm=0.0), batches(16, 16), device=CPU, accumulate=accumulate)
+        return torch.cat([p.grad.flatten() for p in model.parameters()])
+
+    torch.testing.assert_close(gradient(3), gradient(1), rtol=1e-4, atol=1e-6)
+
+
+def test_the_average_follows_the_weights_and_is_resumed(tmp_path: Path) -> None:
+    model = network()
+    optimiser = optimiser_of(model, average=0.8)
+    train_steps(model, optimiser, batches(), device=CPU)
+    save_checkpoint(tmp_path, model, optimiser, {})
+    kept = {key: value.clone() for key, value in optimiser.average.state_dict().items()}
+    assert any(not torch.equal(value, kept[key]) for key, value in model.state_dict().items())
+    second = network(seed=7)
+    again = optimiser_of(second, average=0.8)
+    load_checkpoint(tmp_path, second, again)
+    for one, other in ((model, optimiser), (second, again)):
+        torch.manual_seed(3)
+        train_steps(one, other, batches(seed=5), device=CPU)
+    found = again.average.state_dict()
+    assert all(torch.equal(value, found[key]) for key, value in optimiser.average.state_dict().items())
+
+
+def test_what_is_mixed_is_held_against_both_labels() -> None:
+    def sums(mixup: float) -> Sums:
+        torch.manual_seed(0)
+        model = network(dropout=0.0)
+        optimiser = optimiser_of(model, learning_rate=1e-12)
+        return train_steps(model, optimiser, batches(), device=CPU, objective=Objective(mixup=mixup))
+
+    assert sums(0.0) == sums(0.0)
+    assert sums(0.4) == sums(0.4)
+    assert sums(0.4).loss != sums(0.0).loss
+
+
+def test_class_weights_pull_towards_their_class() -> None:
+    def positives(weights: tuple[float, float]) -> float:
+        torch.manual_seed(0)
+        model = network()
+        optimiser = optimiser_of(model)
+        train_steps(model, optimiser, batches(), device=CPU, objective=Objective(class_weights=weights))
+        return float(evaluate_batches(model, batches(seed=9), device=CPU).logits.mean())
+
+    assert positives((0.1, 1.9)) > positives((1.9, 0.1))
+
+
+def test_a_loss_that_is_not_finite_names_its_rows() -> None:
+    model = Broken(1)
+    named = [f"row-{number}" for number in range(8)]
+    with pytest.raises(TrainingFailed, match=r"its batch of 4 rows: row-4, row-5, row-6, row-7$"):
+        train_steps(model, optimiser_of(model), batches(8, 4), device=CPU, row_ids=named)
+
+
+class Greedy(nn.Module):
+    """Asks for more memory than any machine has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(2))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.empty(2**55) + self.weight.sum()
+
+
+def test_memory_that_does_not_suffice_says_what_to_lower() -> None:
+    model = Greedy()
+    with pytest.raises(TrainingFailed, match=r"memory: must do for 4 pictures of 32 .* lower train\.batch_size"):
+        train_steps(model, optimiser_of(model), batches(8, 8), device=CPU, accumulate=2)
+
+
+def test_one_cycle_rises_and_falls_along_cosines() -> None:
+    config = OptimiserConfig(learning_rate=1.0, schedule="one-cycle")
+    schedule = Schedule.of(config, steps_per_epoch=10, epochs=10)
+    rates = [schedule.rate(step) for step in range(100)]
+    assert rates[0] < 0.05
+    assert max(rates) == rates[29] == pytest.approx(1.0)
+    assert all(a < b for a, b in pairwise(rates[:30]))
+    assert all(a > b for a, b in pairwise(rates[30:]))
+    assert rates[99] == pytest.approx(1e-4)

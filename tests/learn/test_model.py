@@ -1,5 +1,6 @@
 """Every network of the list: shapes, gradients, seeds; pretrained weights from files written here."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from torch import nn
 from torchvision import models
 
 from mri_ray.errors import ConfigError
+from mri_ray.learn.cnn import answer
 from mri_ray.learn.model import build, count_parameters, load_pretrained
 from mri_ray.learn.settings import NAMES, ModelConfig
 
@@ -192,3 +194,50 @@ def test_files_that_are_no_weights_are_refused(kind: str, tmp_path: Path, capsys
     with pytest.raises(ConfigError, match=r"pretrained: .*weights\.pth"):
         load_pretrained(build(wanted), wanted)
     assert capsys.readouterr().out == ""
+
+
+def test_a_mask_head_marks_at_half_the_side_and_leaves_the_plain_network_as_it_was() -> None:
+    settings = ModelConfig(input_size=50, width=3, blocks=4, convolutions=(1, 2, 1, 1), dense=7, masks=True)
+    model = build(settings).eval()
+    found = answer(model(images(2, 50)))
+    assert found.logits.shape == (2, 2)
+    assert found.mask.shape == (2, 1, 25, 25)
+    assert torch.sigmoid(found.mask).mean() < 0.3  # lesion is rare, before anything is learned too
+    plain = build(replace(settings, masks=False))
+    assert answer(plain.eval()(images(2, 50))).mask is None
+    assert not set(plain.state_dict()) - set(model.state_dict())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_mirrors_make_an_answer_the_same_for_a_picture_and_its_mirror(name: str) -> None:
+    model = build(config(name, mirrors=True)).eval()
+    x = images(2)
+    torch.testing.assert_close(model(x), model(x.flip(3)), rtol=1e-4, atol=1e-5)
+    single = build(config(name)).eval()
+    torch.testing.assert_close(model(x), (single(x) + single(x.flip(3))) / 2, rtol=1e-4, atol=1e-5)
+
+
+def test_mirrors_turn_masks_back() -> None:
+    settings = ModelConfig(input_size=32, width=3, blocks=3, masks=True, mirrors=True)
+    model, x = build(settings).eval(), images(2, 32)
+    torch.testing.assert_close(model(x).mask, model(x.flip(3)).mask.flip(3), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"convolutions": (1, 2)}, r"convolutions: .*one for each of 5 blocks, got \(1, 2\)"),
+        ({"convolutions": (1, 1, 5, 1, 1)}, "convolutions: "),
+        ({"masks": True, "name": "resnet18"}, "masks: need the cnn with at least 2 blocks, got 'resnet18'"),
+        ({"masks": True, "blocks": 1}, "masks: need the cnn .* with 1"),
+    ],
+)
+def test_settings_of_masks_are_checked(changes: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        ModelConfig(**changes)
+
+
+def test_settings_that_came_later_name_a_network_only_where_they_are_set() -> None:
+    assert "masks" not in ModelConfig().decisive()
+    assert ModelConfig(masks=True).decisive()["masks"] is True
+    assert ModelConfig(width=8).decisive()["width"] == 8

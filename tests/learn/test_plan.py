@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mri_ray.learn.plan import CHUNK_ROWS, Rows, effective_batch, epoch_order, share
+from mri_ray.learn.plan import CHUNK_ROWS, Rows, class_weights, copies, effective_batch, epoch_order, share
 
 
 def make(count: int) -> Rows:
@@ -67,3 +67,32 @@ def test_effective_batch_fits_small_sides():
     assert effective_batch(32, 1000, 2) == 32
     assert effective_batch(32, 21, 2) == 20
     assert effective_batch(32, 1, 2) == 2
+
+
+@given(count=st.integers(4, 900), plan=plans)
+@settings(max_examples=40, deadline=None)
+def test_a_balanced_epoch_holds_as_many_of_each_class_of_each_source(count, plan):
+    place = np.arange(count, dtype=np.int32)
+    source, label = (place % 7 == 0).astype(np.int32), (place % 3 == 0).astype(np.int8)
+    rows = Rows(part=place // 256, place=place % 256, label=label, row_id=place.astype(str), source=source)
+    order = epoch_order(rows, batch=1, balanced=True, **plan)
+    strata, counts = np.unique(label[order] + 2 * source[order], return_counts=True)
+    assert len(strata) == len(np.unique(label + 2 * source))
+    assert set(counts.tolist()) == {count // len(strata)}
+    # None comes a second time before all of its kind have come once.
+    times = np.bincount(order, minlength=count)
+    for stratum in strata:
+        mine = times[label + 2 * source == stratum]
+        assert mine.max() - mine.min() <= 1
+
+
+@given(order=st.lists(st.integers(0, 9), max_size=60))
+def test_copies_count_what_came_before(order):
+    assert copies(np.array(order, np.int64)).tolist() == [order[:i].count(value) for i, value in enumerate(order)]
+
+
+def test_class_weights_make_both_classes_count_alike():
+    label = np.array([0] * 30 + [1] * 10, np.int8)
+    weights = np.array(class_weights(label))
+    assert np.allclose(weights * np.bincount(label), 20)
+    assert np.mean(weights[label]) == 1

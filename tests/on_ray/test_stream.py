@@ -1,5 +1,7 @@
 """What an epoch holds does not depend on who reads it, nor on where a run was taken up again."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -8,6 +10,7 @@ from mri_ray.archive.storage import Location
 from mri_ray.learn.plan import CHUNK_ROWS, Rows
 from mri_ray.on_ray.stream import Prepared, Stream
 from mri_ray.prepare.augment import AugmentConfig
+from mri_ray.prepare.masks import SCHEMA, packed
 from mri_ray.prepare.objects import Row, to_batches
 
 SIZE = 8
@@ -44,6 +47,41 @@ def usable() -> Rows:
     )
 
 
+def test_masks_come_with_their_rows_and_copies_of_a_row_are_changed_in_other_ways(ray_cluster, prepared, tmp_path):
+    masks = Location.of(str(tmp_path / "masks"))
+    half = np.zeros((SIZE, SIZE), bool)
+    half[:, : SIZE // 2] = True
+    for part in range(2):
+        count = [part * ROWS + i for i in range(ROWS)]
+        known = [packed(half) if number % 4 == 1 else None for number in count]
+        columns = [[str(number) for number in count], known, [32 if one else None for one in known], [None] * ROWS]
+        masks.write_table(f"{part}.parquet", pa.table(columns, schema=SCHEMA), row_group_size=CHUNK_ROWS)
+    number = usable().row_id.astype(int)
+    rows = replace(usable(), label=(number % 6 == 1).astype(np.int8), known=number % 4 < 2)
+    stream = Stream(
+        prepared=replace(prepared, masks=masks),
+        rows=rows,
+        rank=0,
+        workers=1,
+        window=96,
+        seed=1,
+        batch=32,
+        augment=AugmentConfig(flip=0.0, rotation_deg=0.0, zoom=0.0, brightness=0.5, shift=0.25),
+        balanced=True,
+    )
+    seen: dict[int, list[bytes]] = {}
+    for batch in stream.batches(32):
+        for pixels, label, row, mask, known in zip(
+            *(batch[name] for name in ("pixels", "label", "row", "mask", "known")), strict=True
+        ):
+            assert known == (number[row] % 4 < 2)
+            assert label == (number[row] % 6 == 1)
+            assert mask.any() == (label == 1 and number[row] % 4 == 1)
+            seen.setdefault(int(row), []).append(pixels.tobytes())
+    assert max(len(copies) for copies in seen.values()) >= 2
+    assert all(len(set(copies)) == len(copies) for row, copies in seen.items() if number[row] % 256 > 50)
+
+
 def gather(prepared: Prepared, *, workers: int, first: int = 0, last: int = 2, size: int = 32, **settings) -> list:
     """By epoch: {row id: (label, pixels)} over all workers."""
     rows = usable()
@@ -52,7 +90,7 @@ def gather(prepared: Prepared, *, workers: int, first: int = 0, last: int = 2, s
         stream = Stream(
             prepared=prepared, rows=rows, rank=rank, workers=workers, first=first, last=last, window=96, **settings
         )
-        per_epoch = len(stream.order(first))
+        per_epoch = len(stream.order(first)[0])
         seen = 0
         for batch in stream.batches(size // workers):
             for pixels, label, row in zip(batch["pixels"], batch["label"], batch["row"], strict=True):

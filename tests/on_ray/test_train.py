@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
-from mri_ray import config
+from mri_ray import config, phantom
 from mri_ray.archive.storage import Location
-from mri_ray.errors import ArchiveNotFound, LabelError, TooManyQuarantined
+from mri_ray.errors import ArchiveNotFound, ConfigError, LabelError, TooManyQuarantined
 from mri_ray.learn import bundle as bundles
 from mri_ray.on_ray import train
 from mri_ray.on_ray.settings import TrainRun
@@ -148,3 +149,105 @@ def test_labels_of_the_test_side_change_its_figures_and_nothing_else(ray_cluster
     assert not list((tmp_path / "second" / "checkpoints").rglob("*.safetensors"))
     card = Path(second["bundle"].removeprefix("file://")) / "model_card.md"
     assert "naive, leaky" in card.read_text()
+
+
+@pytest.fixture(scope="module")
+def masks(archive) -> Path:
+    """The phantoms' masks, some of them missing, one too large and one of no slice."""
+    folder = archive.parent / "masks"
+    config = phantom.PhantomConfig(patients=20, slices=6, second_study=0, seed=5)
+    there = [item for item in phantom.generate(config) if item.mask.any()]
+    for number, item in enumerate(there[2:]):
+        path = folder / Path(item.key).with_suffix(".png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        mask = Image.fromarray(np.pad(item.mask, 3) if number == 0 else item.mask)
+        mask.save(path)
+    shutil.copy(path, folder / "of_no_slice.png")
+    return folder
+
+
+@pytest.mark.slow
+def test_masks_are_learned_from_and_lesions_are_measured(ray_cluster, small, archive, masks, trained, tmp_path):
+    settings = config.build(
+        TrainRun,
+        small
+        | {
+            "archive": str(archive),
+            "labels": f"{archive.parent}/labels.csv",
+            "masks": str(masks),
+            "output": str(tmp_path),
+            "cache": str(Path(trained["bundle"].removeprefix("file://")).parent),
+            "model": small["model"] | {"masks": True, "mirrors": True},
+            "optimiser": {"average": 0.9, "mixup": 0.1, "schedule": "one-cycle"},
+            "train": small["train"] | {"balance": "sampling", "accumulate": 2},
+            "augment": {"gamma": 0.3, "noise": 0.05},
+        },
+    )
+    values = train.run(settings).values
+    warnings = "\n".join(values["warnings"])
+    assert "1 masks are of no labelled slice" in warnings
+    assert "2 tumor slices have no mask" in warnings
+    assert "1 masks are of another size" in warnings
+    assert all(line["train_mask_loss"] > 0 and 0 <= line["validation_dice"] <= 1 for line in values["history"])
+    bundle = bundles.load(Location.of(values["bundle"]))
+    assert bundle.model.masks
+    assert bundle.model.mirrors
+    results = table(values["results"])
+    assert results["lesion_px"].null_count == 0
+    assert results["lesion_mm2"].null_count == results.num_rows  # a PNG tells no spacing
+    assert trained["split"] == values["split"]
+    for figures in values["lesions"].values():
+        assert 0 <= figures["dice_lowest"] <= figures["dice"] <= 1
+        assert 0 <= figures["pointing"] <= 1
+    assert set(values["lesions"]) <= {"validation", "test"}
+    assert "heat map of" in (tmp_path / "report.html").read_text()
+
+
+def test_masks_of_other_names_are_refused(ray_cluster, small, archive, trained, tmp_path):
+    given = small | {"archive": str(archive), "labels": f"{archive.parent}/labels.csv", "output": str(tmp_path / "out")}
+    given |= {"cache": str(Path(trained["bundle"].removeprefix("file://")).parent)}
+    (tmp_path / "masks").mkdir()
+    with pytest.raises(LabelError, match="masks: must hold at least one object"):
+        train.run(config.build(TrainRun, given | {"masks": str(tmp_path / "masks")}))
+    Image.new("1", (9, 9)).save(tmp_path / "masks" / "other.png")
+    with pytest.raises(LabelError, match=r"masks: at least one must be that of a tumor slice, got 0 of 120"):
+        train.run(config.build(TrainRun, given | {"masks": str(tmp_path / "masks")}))
+
+
+def test_a_mask_head_without_masks_is_refused(small, tmp_path):
+    given = small | {
+        "archive": str(tmp_path / "archive"),
+        "output": str(tmp_path / "out"),
+        "model": small["model"] | {"masks": True},
+    }
+    with pytest.raises(ConfigError, match=r"model\.masks: a mask head needs masks"):
+        config.build(TrainRun, given)
+
+
+@pytest.mark.slow
+def test_several_archives_are_learned_from_as_one(ray_cluster, small, archive, masks, tmp_path):
+    """The phantoms' first side with masks, the second, elsewhere, without; their labels in two files."""
+    text = (archive.parent / "labels.csv").read_text().splitlines()
+    for side in ("Training", "Testing"):
+        shutil.copytree(archive / side, tmp_path / side)
+        own = [line.removeprefix(f"{side}/") for line in text[1:] if line.startswith(side)]
+        (tmp_path / f"{side}.csv").write_text("\n".join([text[0], *own]))
+    settings = config.build(
+        TrainRun,
+        small
+        | {
+            "archive": [str(tmp_path / "Training"), str(tmp_path / "Testing")],
+            "labels": [str(tmp_path / "Training.csv"), str(tmp_path / "Testing.csv")],
+            "masks": [str(masks / "Training"), None],
+            "output": str(tmp_path / "out"),
+            "model": small["model"] | {"masks": True},
+            "train": small["train"] | {"epochs": 1, "workers": 1, "balance": "sampling"},
+        },
+    )
+    values = train.run(settings).values
+    assert values["counts"]["objects"] == sum(side["n"] for side in values["metrics"].values()) == 120
+    uris = table(values["results"])["uri"].to_pylist()
+    assert {uri.split("/")[-3] for uri in uris} == {"Training", "Testing"}
+    assert "validation" in values["lesions"] or "test" in values["lesions"]
+    bundle = bundles.load(Location.of(values["bundle"]))
+    assert bundle.training["archive"].count("file://") == 2

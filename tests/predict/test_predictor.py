@@ -12,6 +12,7 @@ from torch import nn
 from mri_ray.archive.storage import Location
 from mri_ray.errors import BundleError, ConfigError, RunError
 from mri_ray.learn.bundle import Bundle, module, save
+from mri_ray.learn.cnn import answer
 from mri_ray.learn.device import Precision, choose_precision
 from mri_ray.learn.model import build
 from mri_ray.learn.settings import NAMES, ModelConfig
@@ -46,7 +47,9 @@ def pictures(n: int, size: int = SIZE) -> np.ndarray:
 
 def a_bundle(name: str = "cnn", size: int = SIZE, **changes) -> Bundle:
     """Not trained, but its logits spread over these pictures as a trained network's do (fresh ones hardly differ)."""
-    model = ModelConfig(name=name, input_size=size, dropout=0.0)
+    name, _, head = name.partition(" with ")
+    given = {head: True} if head else {}
+    model = ModelConfig(name=name, input_size=size, dropout=0.0, **given)
     net = build(model, seed=5).eval()
     images = torch.from_numpy(pictures(16, size)).float() / 255
     for layer in net.modules():
@@ -55,7 +58,7 @@ def a_bundle(name: str = "cnn", size: int = SIZE, **changes) -> Bundle:
     with torch.no_grad():
         net(images)  # sets the averages; all else in evaluation mode, since EfficientNet's training drops whole blocks
         head = [layer for layer in net.modules() if isinstance(layer, nn.Linear)][-1]
-        difference = net.eval()(images) @ torch.tensor([-1.0, 1.0])
+        difference = answer(net.eval()(images)).logits @ torch.tensor([-1.0, 1.0])
         scale = 2 / difference.std()
         head.weight *= scale
         head.bias *= scale
@@ -68,11 +71,11 @@ def bundle() -> Bundle:
     return a_bundle()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "cnn with masks", "cnn with mirrors"])
 def test_fp32_is_the_softmax_of_a_float64_forward_pass(name):
     bundle, images = a_bundle(name, temperature=1.7), pictures(7)
     with torch.inference_mode():
-        z = module(bundle).double()(torch.from_numpy(images).double() / 255)
+        z = answer(module(bundle).double()(torch.from_numpy(images).double() / 255)).logits
     expected = torch.softmax(z / bundle.temperature, dim=1)[:, 1].numpy()
     answers = Predictor(bundle, precision="fp32", micro_batch=3).predict(images)
     np.testing.assert_allclose(answers.logit, (z[:, 1] - z[:, 0]).numpy(), rtol=1e-4, atol=1e-4)
@@ -87,6 +90,7 @@ def test_fp32_is_the_softmax_of_a_float64_forward_pass(name):
     ("name", "size", "n", "limit"),
     [
         ("cnn", 224, 50, 1e-6),
+        ("cnn with masks", 224, 17, 1e-6),
         ("resnet18", 224, 5, 1e-6),
         ("mobilenet_v3_small", 224, 17, 1e-5),
         ("efficientnet_b0", 64, 17, 1e-5),
@@ -112,6 +116,20 @@ def test_a_probability_does_not_depend_on_its_call(bundle_224, size):
 def bundle_224():
     predictor, images = Predictor(a_bundle(size=224), precision="fp32"), pictures(50, 224)
     return predictor, images, predictor.predict(images).probability
+
+
+def test_lesions_are_counted_in_the_prepared_pictures_pixels():
+    plain, images = a_bundle(), pictures(9)
+    assert Predictor(plain).predict(images).lesion is None
+    bundle = a_bundle("cnn with masks")
+    with torch.inference_mode():
+        mask = module(bundle)(torch.from_numpy(images).float() / 255).mask
+    cut = float(mask.median())
+    moved = dict(bundle.weights) | {"decoder.mask.bias": bundle.weights["decoder.mask.bias"] - cut}
+    answers = Predictor(replace(bundle, weights=moved), precision="fp32").predict(images)
+    expected = (mask > cut).sum(dim=(1, 2, 3)) * 4
+    assert expected.float().std() > 10
+    np.testing.assert_allclose(answers.lesion, expected, atol=40)
 
 
 def test_order_is_kept(bundle):
@@ -208,12 +226,12 @@ def test_a_logit_that_is_not_finite_stops_the_run():
         Predictor(overflowing, precision="fp32").predict(pictures(3))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "cnn with masks"])
 def test_the_quickened_network_answers_as_the_plain_one(name):
     bundle = a_bundle(name)
     images = torch.from_numpy(pictures(7)).float() / 255
     with torch.inference_mode():
-        plain, quick = module(bundle)(images), quickened(module(bundle))(images)
+        plain, quick = (answer(net(images)).logits for net in (module(bundle), quickened(module(bundle))))
     torch.testing.assert_close(quick, plain, rtol=1e-3, atol=2e-3)  # logits, which spread over several units
     assert plain.std() > 0.3
 
@@ -277,12 +295,15 @@ def test_a_way_that_answers_otherwise_is_refused_with_its_figures():
 
 @pytest.mark.skipif(not is_there(), reason="openvino is not installed")
 class TestVino:
-    def test_it_answers_as_torch_does_whatever_the_batch(self):
-        bundle, images = a_bundle(), pictures(21)
+    @pytest.mark.parametrize("name", ["cnn", "cnn with masks"])
+    def test_it_answers_as_torch_does_whatever_the_batch(self, name):
+        bundle, images = a_bundle(name), pictures(21)
         exact = Predictor(bundle, precision="fp32").predict(images)
         predictor = Predictor(bundle, precision="bf16", engine="openvino", threads=1)
         found = predictor.predict(images)
         assert 0 < np.abs(found.probability - exact.probability).max() < 0.05
+        if bundle.model.masks:
+            np.testing.assert_allclose(found.lesion, exact.lesion, atol=0.02 * SIZE**2)
         for size in (1, 5, 8, 21):
             parts = [predictor.predict(images[i : i + size]).probability for i in range(0, 21, size)]
             np.testing.assert_array_equal(np.concatenate(parts), found.probability)

@@ -1,12 +1,18 @@
 """What scoring a shard tells beside its rows: how full its batches were, and where the time went."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
 from mri_ray.archive.pseudonym import Identifiers
 from mri_ray.decode.settings import DecodeConfig
+from mri_ray.learn.bundle import Bundle
+from mri_ray.learn.model import build
 from mri_ray.predict import shard
+from mri_ray.predict.predictor import Predictor
 from mri_ray.prepare.effort import Effort
-from mri_ray.prepare.objects import rows
+from mri_ray.prepare.objects import Row, rows
 
 IDENTIFIERS = Identifiers()
 
@@ -38,3 +44,26 @@ def test_an_effort_is_told_of_every_stage_and_changes_no_row(scored):
         "quarantined": 1,
         "reasons": {},
     }
+
+
+def test_a_lesions_extent_is_told_in_the_pixels_of_its_slice_and_in_mm2(scored):
+    model = replace(scored.predictor.bundle.model, masks=True)
+    weights = build(model, seed=2).state_dict()
+    weights["decoder.mask.bias"] += 3  # about half of the pixels
+    predictor = Predictor(Bundle(model=model, prepare=scored.predictor.bundle.prepare, weights=weights))
+    size = predictor.bundle.prepare.size
+    pictures = np.random.default_rng(0).integers(0, 256, (3, 1, size, size), np.uint8)
+    known = {"row_id": "r", "object_id": "o", "version_id": "v", "uri": "u", "size": 1, "etag": "", "flags": []}
+    known |= {"reason": None, "width": 100, "height": 50, "crop": [0, 0, 50, 96], "spacing_mm": None}
+    # As high as wide, the second would be 100 pixels high.
+    changes = [{}, {"spacing_mm": [2.0, 1.0], "crop": [0, 0, 64, 96]}, {"spacing_mm": [0.5, 0.5]}]
+    given = [Row(columns=known | more, pixels=one, path="p") for more, one in zip(changes, pictures, strict=True)]
+    marked = predictor.predict(pictures).lesion
+    assert marked.min() > 0
+    found = shard.score(given, predictor, run_id="test")
+    each = (96 / size) ** 2
+    np.testing.assert_allclose(found["lesion_px"], marked * np.array([each, each / 2, each]), rtol=1e-5)
+    assert found["lesion_mm2"][0].as_py() is None
+    np.testing.assert_allclose(found["lesion_mm2"][1:], marked[1:] * np.array([each, each / 4]), rtol=1e-5)
+    plain = shard.score(given, scored.predictor, run_id="test")
+    assert plain["lesion_px"].null_count == 3

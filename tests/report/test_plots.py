@@ -247,3 +247,13 @@ def test_picture_keeps_every_pixel():
     head, _, body = plots.picture(pixels).partition(",")
     assert head == "data:image/png;base64"
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(body)))), pixels)
+
+
+def test_what_is_cold_stays_as_it_is():
+    picture = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    heat = np.zeros((16, 16), np.float32)
+    heat[:8] = 1
+    found = plots.overlaid(picture, heat)
+    assert found.shape == (16, 16, 3)
+    assert np.array_equal(found[8:], np.repeat(picture[8:, :, None], 3, axis=2))
+    assert np.abs(found[:8].astype(int) - picture[:8, :, None]).mean() > 30
