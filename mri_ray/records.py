@@ -77,7 +77,8 @@ class Header:
 class Slice:
     """One decoded picture.
 
-    pixels: float32 (H, W) in the file's units, brighter is more signal. bits: stored bits a pixel.
+    pixels: float32 (H, W) in the file's units, brighter is more signal. bits: stored bits a pixel. stored, mode: the
+    format that it was decoded from (`jpeg`, `dicom`, ...), and how colours are stored there, as the format calls it.
     """
 
     pixels: np.ndarray
@@ -86,6 +87,8 @@ class Slice:
     member: str | None = None
     header: Header = field(default_factory=Header)
     flags: frozenset[Flag] = frozenset()
+    stored: str | None = None
+    mode: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -160,9 +163,22 @@ _IDENTITY = (
 )
 
 
+# What only prepared rows hold: what tells copies of a picture, and what may tell its class without looking at it.
+THUMBNAIL_SIDE = 96
+_EVIDENCE = (
+    pa.field("stored", pa.string()),  # the format
+    pa.field("mode", pa.string()),  # how colours are stored
+    pa.field("mean_level", pa.float32()),  # of the whole picture, 0 to 255
+    pa.field("border_level", pa.float32()),  # of its outermost lines
+    pa.field(
+        "thumbnail", pa.binary(THUMBNAIL_SIDE**2)
+    ),  # uint8, row by row: the whole picture, before the head is cut out
+)
+
+
 def prepared_schema(size: int) -> pa.Schema:
     """Prepared rows: `pixels` is uint8 (1, size, size), row by row; null for a failure."""
-    return _schema("prepared", *_IDENTITY, pa.field("pixels", pa.binary(size * size)))
+    return _schema("prepared", *_IDENTITY, *_EVIDENCE, pa.field("pixels", pa.binary(size * size)))
 
 
 # Where every object ended: one row a slice, or one for an object that has none.

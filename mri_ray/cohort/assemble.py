@@ -1,6 +1,6 @@
 """Prepared rows and labels -> the cohort: which rows are learned from, on which side, and what would leak."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,6 +85,7 @@ def assemble(
     paths: pa.ChunkedArray,
     matched: Matched,
     key_of: Callable[[str], str | None],
+    near: Sequence[tuple[str, str]],
     split: SplitConfig,
     seed: int,
     quote: bool = True,
@@ -93,7 +94,7 @@ def assemble(
 
     paths: of the rows, below the archive's root. matched: their labels; rows without one are left out. Rows of one
     patient are those that either the labels or the headers say so of; key_of: what stands in headers' columns for a
-    patient that labels tell. quote: whether a message may name a folder.
+    patient that labels tell. near: see `groups.group`. quote: whether a message may name a folder.
     Raises SplitError (see `split.refuse`).
     """
     chosen = np.flatnonzero(matched.label >= 0)
@@ -107,6 +108,7 @@ def assemble(
         ~flagged(rows["flags"], [Flag.BLANK]),  # blank pictures are alike without being copies
         ([None if patient is None else keys[patient] for patient in told], by_header),
         (rows["study_key"].to_pylist(),),
+        near=near,
     )
     side = assign(
         split,

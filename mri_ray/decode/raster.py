@@ -86,7 +86,7 @@ def _jpeg(data: bytes, config: DecodeConfig) -> Slice:
         return _finish(image, bits=8, orientation=found.orientation)
     cells = JpegImageFile(io.BytesIO(found.data))
     cells.draft("YCbCr", (max(1, found.width // CELL), max(1, found.height // CELL)))
-    return _slice(np.asarray(image), 8, found.orientation, coloured=has_chroma(cells))
+    return _slice(np.asarray(image), 8, found.orientation, mode="RGB", coloured=has_chroma(cells))
 
 
 def _load_jpeg(found: jpeg.Jpeg, data: bytes) -> Image.Image:
@@ -195,12 +195,12 @@ def _finish(
         key = image.info.get("transparency")
         if key is not None:
             pixels = np.where(pixels == key, 0, pixels)
-        return _slice(pixels, bits, orientation, frame=frame)
+        return _slice(pixels, bits, orientation, mode=image.mode, frame=frame)
     opaque = _opaque(image)
     if opaque.mode == "L":
-        return _slice(np.asarray(opaque), bits, orientation, frame=frame)
+        return _slice(np.asarray(opaque), bits, orientation, mode=image.mode, frame=frame)
     coloured = has_chroma(opaque.reduce(CELL).convert("YCbCr"))
-    return _slice(np.asarray(opaque.convert("L")), bits, orientation, frame=frame, coloured=coloured)
+    return _slice(np.asarray(opaque.convert("L")), bits, orientation, mode=image.mode, frame=frame, coloured=coloured)
 
 
 def _opaque(image: Image.Image) -> Image.Image:
@@ -217,6 +217,9 @@ def _opaque(image: Image.Image) -> Image.Image:
     return black
 
 
-def _slice(pixels: np.ndarray, bits: int, orientation: int, *, frame: int = 0, coloured: bool = False) -> Slice:
+def _slice(
+    pixels: np.ndarray, bits: int, orientation: int, *, mode: str, frame: int = 0, coloured: bool = False
+) -> Slice:
     upright = np.ascontiguousarray(_UPRIGHT[orientation](pixels), dtype=np.float32)
-    return Slice(pixels=upright, bits=bits, frame=frame, flags=frozenset({Flag.COLOUR} if coloured else ()))
+    flags = frozenset({Flag.COLOUR} if coloured else ())
+    return Slice(pixels=upright, bits=bits, frame=frame, flags=flags, mode=mode)

@@ -24,7 +24,7 @@ from mri_ray.learn import bundle as bundles
 from mri_ray.learn.bundle import Bundle
 from mri_ray.learn.model import build, count_parameters
 from mri_ray.learn.plan import Rows
-from mri_ray.on_ray import cluster, ingest, progress, score_shards, train_worker
+from mri_ray.on_ray import cluster, copies, ingest, progress, score_shards, train_worker
 from mri_ray.on_ray.job import LabelledJob
 from mri_ray.on_ray.settings import TrainRun
 from mri_ray.on_ray.stream import Prepared
@@ -108,6 +108,7 @@ class _Training(LabelledJob):
             paths=paths,
             matched=matched,
             key_of=self.patient_key,
+            near=self._near_copies(usable),
             split=settings.split,
             seed=settings.seed,
             quote=self.quote,
@@ -117,6 +118,12 @@ class _Training(LabelledJob):
         for warning in cohort.warnings():
             self.warn(warning)
         return cohort
+
+    def _near_copies(self, usable: pa.Table) -> list[tuple[str, str]]:
+        with self.record.stage("copies"):
+            files = [(self.prepared, outputs.name(shard)) for shard in self.manifest.shards()]
+            found = copies.links(usable, files, self.cache / "copies")
+        return list(zip(found["one"].to_pylist(), found["other"].to_pylist(), strict=True))
 
     def _fit(self, cohort: Cohort) -> tuple[Weights, list[train_worker.Epoch]]:
         settings = self.settings

@@ -12,10 +12,14 @@ from mri_ray.records import Flag, Slice
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prepared:
-    """pixels: uint8 (1, size, size); pixels / 255 is the model's input. flags: the slice's own and what was seen."""
+    """pixels: uint8 (1, size, size); pixels / 255 is the model's input. flags: the slice's own and what was seen.
+
+    whole: uint8 (H, W), the slice in 8 bits before anything was cut off, with square pixels.
+    """
 
     pixels: np.ndarray
     flags: frozenset[Flag]
+    whole: np.ndarray
 
 
 def prepare(item: Slice, config: PrepareConfig) -> Prepared:
@@ -25,8 +29,8 @@ def prepare(item: Slice, config: PrepareConfig) -> Prepared:
     flags |= item.flags
     small = overview(pixels)
     if is_blank(small):
-        return Prepared(pixels=fit(pixels, config.size)[np.newaxis], flags=flags | {Flag.BLANK})
+        return Prepared(pixels=fit(pixels, config.size)[np.newaxis], flags=flags | {Flag.BLANK}, whole=pixels)
     head = crop_to_head(pixels, config, small)
     if max(head.shape) < config.size:
         flags |= {Flag.UPSCALED}
-    return Prepared(pixels=fit(head, config.size)[np.newaxis], flags=flags)
+    return Prepared(pixels=fit(head, config.size)[np.newaxis], flags=flags, whole=pixels)
