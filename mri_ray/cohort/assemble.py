@@ -5,24 +5,31 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from mri_ray.archive.identity import digest
 from mri_ray.cohort.columns import flagged
-from mri_ray.cohort.groups import group
+from mri_ray.cohort import shortcuts
+from mri_ray.cohort.groups import contradicting, group
 from mri_ray.cohort.labels import Matched
-from mri_ray.cohort.split import SIDES, Leakage, SplitConfig, assign, leakage, refuse
+from mri_ray.cohort.split import SIDES, TRAIN, Leakage, SplitConfig, assign, leakage, refuse
 from mri_ray.records import Flag
 
 # What `assemble` reads of prepared rows, and what labels are matched by.
 INDEX = [
     *("row_id", "object_id", "version_id", "uri", "reason", "flags", "pixel_digest"),
     *("patient_key", "study_key", "series_key", "instance_key", "modality"),
+    *shortcuts.INDEX,
 ]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Cohort:
-    """The labelled rows: `index` with part and place, and arrays (N,) label int8, group int32, side int8."""
+    """The labelled rows: `index` with part and place, and arrays (N,) label int8, group int32, side int8.
+
+    The index also tells of each row picture int32 (copies share a number), owner int32 (of known patients and studies,
+    else null), and path, below the archive's root, whether or not paths may be written anywhere.
+    """
 
     index: pa.Table
     label: np.ndarray
@@ -67,6 +74,13 @@ class Cohort:
                 f"{self.weak:,} slices are called tumor by a label of their whole study, series or volume: some may "
                 "show none, so figures by slice are worth less"
             )
+        both = contradicting(self.index["picture"].to_numpy(), self.label)
+        if len(both):
+            one, other = self.index["uri"].take(pa.array(both[0])).to_pylist()
+            found.append(
+                f"{len(both):,} pictures are called normal and tumor, such as {one} (normal) and its copy {other} "
+                "(tumor); one of these labels is wrong (audit.contradictions in run.json)"
+            )
         for code, name in enumerate(SIDES):
             if len(np.unique(self.label[self.side == code])) == 1:
                 found.append(f"the {name} side holds one class only: its AUROC cannot be estimated")
@@ -86,7 +100,7 @@ def assemble(
     matched: Matched,
     key_of: Callable[[str], str | None],
     near: Sequence[tuple[str, str]],
-    split: SplitConfig,
+    split: SplitConfig | None,
     seed: int,
     quote: bool = True,
 ) -> Cohort:
@@ -94,7 +108,8 @@ def assemble(
 
     paths: of the rows, below the archive's root. matched: their labels; rows without one are left out. Rows of one
     patient are those that either the labels or the headers say so of; key_of: what stands in headers' columns for a
-    patient that labels tell. near: see `groups.group`. quote: whether a message may name a folder.
+    patient that labels tell. near: see `groups.group`. split: None leaves all on one side. quote: whether a message may
+    name a folder.
     Raises SplitError (see `split.refuse`).
     """
     chosen = np.flatnonzero(matched.label >= 0)
@@ -103,24 +118,30 @@ def assemble(
     by_header = rows["patient_key"].to_pylist()
     patients = [one or other for one, other in zip(told, by_header, strict=True)]
     keys = {patient: key_of(patient) or patient for patient in set(told) if patient is not None}
-    groups = group(
-        rows["pixel_digest"].to_pylist(),
-        ~flagged(rows["flags"], [Flag.BLANK]),  # blank pictures are alike without being copies
+    owners = (
         ([None if patient is None else keys[patient] for patient in told], by_header),
         (rows["study_key"].to_pylist(),),
-        near=near,
     )
-    side = assign(
-        split,
-        seed=seed,
-        keys=paths.to_pylist(),
-        row_ids=rows["row_id"].to_pylist(),
-        patients=patients,
-        groups=groups,
-        quote=quote,
-    )
+    digests = rows["pixel_digest"].to_pylist()
+    joinable = ~flagged(rows["flags"], [Flag.BLANK])  # blank pictures are alike without being copies
+    groups = group(digests, joinable, *owners, near=near)
+    unknown = np.array([name is None for name in patients]) & pc.is_null(rows["study_key"]).to_numpy()
+    rows = rows.append_column("picture", pa.array(group(digests, joinable, near=near)))
+    rows = rows.append_column("owner", pa.array(group([None] * len(digests), joinable, *owners), mask=unknown))
+    rows = rows.append_column("path", paths)
+    side = np.full(rows.num_rows, TRAIN, np.int8)
+    if split is not None:
+        side = assign(
+            split,
+            seed=seed,
+            keys=paths.to_pylist(),
+            row_ids=rows["row_id"].to_pylist(),
+            patients=patients,
+            groups=groups,
+            quote=quote,
+        )
+        refuse(split, side, groups)
     found = leakage(side, groups)
-    refuse(split, side, groups)
     return Cohort(
         index=rows,
         label=matched.label[chosen],

@@ -63,6 +63,23 @@ def components(count: int, one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return connected_components(graph, directed=False)[1]
 
 
+def contradicting(picture: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """Of every picture that has both labels the first row of each, normal before tumor, int64 (M, 2).
+
+    picture: int (N,), the same number for copies. label: (N,) of 0 and 1.
+    """
+    pictures, rows = zip(*(_firsts(picture, label == code) for code in (0, 1)), strict=True)
+    _, *places = np.intersect1d(*pictures, assume_unique=True, return_indices=True)
+    found = np.stack([rows[code][places[code]] for code in (0, 1)], axis=1)
+    return found[np.argsort(found.min(axis=1))]
+
+
+def _firsts(picture: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    rows = np.flatnonzero(chosen)
+    pictures, first = np.unique(picture[rows], return_index=True)
+    return pictures, rows[first]
+
+
 def _links(columns: tuple[Sequence[str | None], ...], usable: np.ndarray, first_node: int) -> tuple[np.ndarray, int]:
     """Edges (2, E) from rows to the nodes of their values, numbered from `first_node`, and the number of such nodes."""
     encoded = pa.array(chain.from_iterable(columns), pa.string()).dictionary_encode()

@@ -171,7 +171,7 @@ def prepared_location(
     root: Location, archive: Location, decode: DecodeConfig, prepare: PrepareConfig, identifiers: Identifiers
 ) -> Location:
     """Where the prepared rows of an archive under these settings lie: another setting is another folder."""
-    name = digest("prepared 3", archive.uri, digest_json(decode), prepare.digest(), *identifiers.names)
+    name = digest("prepared 4", archive.uri, digest_json(decode), prepare.digest(), *identifiers.names)
     return root / "prepared" / name
 
 

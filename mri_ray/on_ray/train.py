@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import ray.train
 import ray.train.torch
 import torch
@@ -16,29 +14,29 @@ from ray.util.queue import Queue
 from mri_ray.archive import outputs
 from mri_ray.archive.identity import digest, digest_json
 from mri_ray.archive.storage import Location
-from mri_ray.cohort import sides
-from mri_ray.cohort.assemble import INDEX, Cohort, assemble
+from mri_ray.cohort import shortcuts, sides
+from mri_ray.cohort.assemble import Cohort
+from mri_ray.cohort.audit import audit
 from mri_ray.cohort.split import SIDES, TEST, TRAIN, VALIDATION
 from mri_ray.errors import ConfigError, MriRayError, SplitError, TrainingFailed
 from mri_ray.learn import bundle as bundles
 from mri_ray.learn.bundle import Bundle
 from mri_ray.learn.model import build, count_parameters
 from mri_ray.learn.plan import Rows
-from mri_ray.on_ray import cluster, copies, ingest, progress, score_shards, train_worker
+from mri_ray.on_ray import cluster, cohorts, ingest, progress, score_shards, train_worker
 from mri_ray.on_ray.job import LabelledJob
 from mri_ray.on_ray.settings import TrainRun
 from mri_ray.on_ray.stream import Prepared
 from mri_ray.on_ray.work import ONE_CPU, own_error
 from mri_ray.predict import snapshot
 from mri_ray.predict.prove import SLICES, prove
-from mri_ray.prepare.objects import states
-from mri_ray.records import State
 from mri_ray.report import answers, examples, pages
 from mri_ray.report.facts import TrainingFacts
-from mri_ray.report.record import Record, judge, versions
+from mri_ray.report.record import Record, versions
 
 Weights = dict[str, torch.Tensor]
-_INDECISIVE = ("output", "cache", "storage", "ray", "shards", "max_quarantined_fraction")  # settings that change no fit
+# Settings that change no fit.
+_INDECISIVE = ("output", "cache", "storage", "ray", "shards", "max_quarantined_fraction", "audit")
 
 log = logging.getLogger(__name__)
 
@@ -96,34 +94,17 @@ class _Training(LabelledJob):
 
     def _cohort(self) -> Cohort:
         settings = self.settings
-        index = outputs.live(self.manifest, self.prepared, [*INDEX])
-        counts, reasons = _quarantined(index)
-        self.record.note(counts=counts, reasons=reasons)
-        judge(counts, reasons, settings.max_quarantined_fraction)
-        usable = index.filter(pc.is_null(index["reason"]))
-        matched = self.labels_of(usable, require=True)
-        paths = self.paths(usable)
-        cohort = assemble(
-            usable,
-            paths=paths,
-            matched=matched,
-            key_of=self.patient_key,
-            near=self._near_copies(usable),
-            split=settings.split,
-            seed=settings.seed,
-            quote=self.quote,
-        )
+        cohort = cohorts.of(self, settings, self.prepared, self.cache, settings.split)
         for side, counts in cohort.counts().items():
             log.info("%s: %s", side, ", ".join(f"{number:,} {name}" for name, number in counts.items()))
         for warning in cohort.warnings():
             self.warn(warning)
+        with self.record.stage("auditing"):
+            self.audit = audit(cohort, settings.audit, settings.split, settings.classes, settings.seed)
+        self.record.note(audit=self.audit)
+        for warning in shortcuts.warnings(self.audit["shortcuts"], settings.audit):
+            self.warn(warning)
         return cohort
-
-    def _near_copies(self, usable: pa.Table) -> list[tuple[str, str]]:
-        with self.record.stage("copies"):
-            files = [(self.prepared, outputs.name(shard)) for shard in self.manifest.shards()]
-            found = copies.links(usable, files, self.cache / "copies")
-        return list(zip(found["one"].to_pylist(), found["other"].to_pylist(), strict=True))
 
     def _fit(self, cohort: Cohort) -> tuple[Weights, list[train_worker.Epoch]]:
         settings = self.settings
@@ -191,6 +172,7 @@ class _Training(LabelledJob):
             "split": asdict(settings.split) | {"seed": settings.seed},
             "counts": cohort.counts(),
             "leakage": asdict(cohort.leakage),
+            "audit": self.audit["shortcuts"],
         }
         return Bundle(
             model=replace(settings.model, pretrained=None),
@@ -245,15 +227,8 @@ class _Training(LabelledJob):
             split=cohort.counts(),
             leakage=asdict(cohort.leakage),
             parameters=count_parameters(build(bundle.model)),
+            audit=self.audit["shortcuts"],
         )
-
-
-def _quarantined(index: pa.Table) -> tuple[dict[str, int], dict[str, int]]:
-    """Objects in all and without any slice where there should be one, and rows by reason."""
-    bad = index["object_id"].filter(pc.equal(states(index), State.QUARANTINED.value))
-    counts = {"objects": pc.count_distinct(index["object_id"]).as_py(), "quarantined": pc.count_distinct(bad).as_py()}
-    reasons = pc.value_counts(index["reason"].drop_null()).to_pylist()
-    return counts, {entry["values"]: entry["counts"] for entry in reasons}
 
 
 def _rows(cohort: Cohort, side: int) -> Rows:
