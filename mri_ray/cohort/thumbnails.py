@@ -45,11 +45,13 @@ _REFIT = _Fit(reach=4.0, blur=1.0, steps=15, until=1e-4)
 
 def vectors(thumbnails: np.ndarray) -> np.ndarray:
     """uint8 (N, side, side) -> float32 (N, LENGTH) of unit length; zero where there is nothing to compare."""
+    cv2.setNumThreads(1)  # its pool does not survive a fork, and the workers are the parallelism
     return _unit(np.stack([_grid(picture) for picture in thumbnails]))
 
 
 def versions(thumbnails: np.ndarray) -> np.ndarray:
     """The vectors of each picture in all VERSIONS, float32 (N, len(VERSIONS), LENGTH)."""
+    cv2.setNumThreads(1)
     found = np.empty((len(VERSIONS), len(thumbnails), LENGTH), np.float32)
     for number, zoom in enumerate(ZOOMS):
         grids = np.stack([_grid(zoomed(picture, zoom)) for picture in thumbnails])
@@ -78,6 +80,7 @@ def likeness(one: np.ndarray, other: np.ndarray, version: int) -> float:
 
     The second is laid over it as an affine map fits best; -1 where none does.
     """
+    cv2.setNumThreads(1)
     zoom, turn = VERSIONS[version]
     first = turned(zoomed(one, zoom), turn).astype(np.float32)
     second = other.astype(np.float32)

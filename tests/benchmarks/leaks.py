@@ -11,6 +11,7 @@ a split by exact copies and patients only, and one by the groups that mri_ray fi
 import csv
 import io
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,7 +36,7 @@ _Z99 = 2.576
 class Archive:
     """Slices of the public set `name`, with what is told of each (`told`, by column).
 
-    thumbnails: uint8 (N, side, side). digest, blank, width, height, mode: (N,).
+    thumbnails: uint8 (N, side, side). digest, blank: (N,).
     """
 
     told: dict[str, np.ndarray]
@@ -64,11 +65,10 @@ class Archive:
     def patients(self) -> list[str | None]:
         return [patient or None for patient in self.told["patient_id"].tolist()]
 
-    def groups(self, *, near: bool = True, patients: bool = True) -> np.ndarray:
-        """As a training would find them."""
-        pairs = self.near() if near else []
+    def groups(self, near: Sequence[tuple[str, str]] = (), *, patients: bool = True) -> np.ndarray:
+        """As a training would find them, int32 (N,); near: see `near`."""
         owners = [(self.patients,)] if patients else []
-        return group(self.digest.tolist(), ~self.blank, *owners, near=pairs)
+        return group(self.digest.tolist(), ~self.blank, *owners, near=near)
 
     def near(self) -> list[tuple[str, str]]:
         """Pairs of digests of near copies."""
@@ -120,8 +120,8 @@ def main() -> None:
     vectors = thumbnails.vectors(archive.thumbnails)
     splits = {
         "slice by slice": np.arange(len(vectors)),
-        "by exact copies and patients": archive.groups(near=False),
-        "by the groups that are found": archive.groups(),
+        "by exact copies and patients": archive.groups(),
+        "by the groups that are found": archive.groups(archive.near()),
     }
     for name, split in splits.items():
         mean, low, high = interval(areas(vectors, archive.told["leak_free_group"], split))

@@ -16,9 +16,14 @@ def kaggle(mri_data) -> Archive:
 
 
 @pytest.fixture(scope="module")
-def found(kaggle) -> np.ndarray:
+def near(kaggle) -> list[tuple[str, str]]:
+    return kaggle.near()
+
+
+@pytest.fixture(scope="module")
+def found(kaggle, near) -> np.ndarray:
     """Groups by copies alone: no patient is told, as folders tell none."""
-    return kaggle.groups(patients=False)
+    return kaggle.groups(near, patients=False)
 
 
 def pairs(number: np.ndarray) -> np.ndarray:
@@ -55,11 +60,11 @@ def test_kaggle_tells_its_classes_by_size_and_mode(kaggle, found):
     assert judged["mode"]["suspect"]
 
 
-def test_labels_that_mean_nothing_are_not_learned_from_kaggle_across_groups(kaggle):
+def test_labels_that_mean_nothing_are_not_learned_from_kaggle_across_groups(kaggle, near):
     vectors, unit = thumbnails.vectors(kaggle.thumbnails), kaggle.told["leak_free_group"]
     naive, low, _ = interval(areas(vectors, unit, np.arange(len(unit)), splits=5))
     assert low > 0.8, naive
-    honest, low, high = interval(areas(vectors, unit, kaggle.groups()))
+    honest, low, high = interval(areas(vectors, unit, kaggle.groups(near)))
     assert low <= 0.5 <= high, honest
 
 
@@ -68,4 +73,4 @@ def test_no_two_patients_of_lgg_are_joined(mri_data):
     patient = dict(zip(lgg.digest.tolist(), lgg.told["patient_id"].tolist(), strict=True))
     near = lgg.near()
     assert [pair for pair in near if patient[pair[0]] != patient[pair[1]]] == []
-    assert len(np.unique(lgg.groups())) == len(set(lgg.told["patient_id"].tolist())) == 72
+    assert len(np.unique(lgg.groups(near))) == len(set(lgg.told["patient_id"].tolist())) == 72
