@@ -1,4 +1,4 @@
-"""What a training could learn by mistake: `python -m jobs.audit --config configs/audit.yaml archive=URI output=URI ...`."""
+"""What may be learned by mistake: `python -m jobs.audit --config configs/audit.yaml archive=URI output=URI ...`."""
 
 from jobs import started
 from mri_ray import config

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mri_ray.archive.identity import digest
-from mri_ray.cohort.columns import flagged
 from mri_ray.cohort import shortcuts
+from mri_ray.cohort.columns import flagged
 from mri_ray.cohort.groups import contradicting, group
 from mri_ray.cohort.labels import Matched
 from mri_ray.cohort.split import SIDES, TRAIN, Leakage, SplitConfig, assign, leakage, refuse

@@ -68,9 +68,9 @@ def contradicting(picture: np.ndarray, label: np.ndarray) -> np.ndarray:
 
     picture: int (N,), the same number for copies. label: (N,) of 0 and 1.
     """
-    pictures, rows = zip(*(_firsts(picture, label == code) for code in (0, 1)), strict=True)
-    _, *places = np.intersect1d(*pictures, assume_unique=True, return_indices=True)
-    found = np.stack([rows[code][places[code]] for code in (0, 1)], axis=1)
+    (normals, first), (tumors, other) = (_firsts(picture, label == code) for code in (0, 1))
+    _, one, two = np.intersect1d(normals, tumors, assume_unique=True, return_indices=True)
+    found = np.stack([first[one], other[two]], axis=1)
     return found[np.argsort(found.min(axis=1))]
 
 

@@ -92,7 +92,7 @@ def source_folders(paths: pa.ChunkedArray, classes: Mapping[str, Sequence[str]],
     taken = {*class_words(classes), *map(fold_word, sides)}
     folders = columns.encoded(pc.replace_substring_regex(paths, "[^/]*$", ""))
     left = [
-        "/".join(part for part in folder.split("/") if fold_word(part) not in taken)
+        "/".join(part for part in folder.split("/") if part and fold_word(part) not in taken)
         for folder in folders.dictionary.to_pylist()
     ]
     return [left[code] for code in folders.indices.to_pylist()]
@@ -133,8 +133,9 @@ def shortcuts(
 def warnings(found: Mapping[str, Mapping[str, Any]], config: AuditConfig) -> list[str]:
     """A sentence for every suspect trait."""
     return [
-        f"shortcut: {name} alone tells the class with an AUROC of {facts['auroc']:.3f} ({facts['auroc_interval'][0]:.3f} "
-        f"to {facts['auroc_interval'][1]:.3f}, on groups not seen; audit.shortcut_auroc is {config.shortcut_auroc:g}); "
+        f"shortcut: {name} alone tells the class with an AUROC of {facts['auroc']:.3f} "
+        f"({facts['auroc_interval'][0]:.3f} to {facts['auroc_interval'][1]:.3f}, on groups not seen; "
+        f"audit.shortcut_auroc is {config.shortcut_auroc:g}); "
         f"{_MEANING[facts['removed']]}, but what came with it may stay: figures on this archive alone do not tell "
         "whether tumors were learned"
         for name, facts in found.items()

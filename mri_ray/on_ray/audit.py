@@ -140,4 +140,3 @@ class _Audit(LabelledJob):
             for uri, label in zip(index["uri"].to_pylist(), cohort.label[rows].tolist(), strict=True)
         ]
         return list(zip(titles, pictures[:, 0], strict=True))
-

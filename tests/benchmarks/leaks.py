@@ -4,8 +4,8 @@
 
 in the project's folder, with MRI_DATA set. Labels are permuted over what truly belongs together (`leak_free_group` of
 `kaggle.csv`), many times; a model that remembers pictures (the nearest neighbours of a thumbnail) is tested on splits.
-Where a split is honest, its AUROC is 0.5 on average. Prints mean and 99 % interval for the naive split (slice by slice),
-a split by exact copies and patients only, and one by the groups that mri_ray finds.
+Where a split is honest, its AUROC is 0.5 on average. Prints mean and 99 % interval for the naive split (slice by
+slice), a split by exact copies and patients only, and one by the groups that mri_ray finds.
 """
 
 import csv
@@ -84,6 +84,7 @@ def areas(
 ) -> np.ndarray:
     """AUROC of nearest neighbours for labels that are permuted over units, float64 (splits, permutations).
 
+    NaN where all that is tested happens to be of one class.
     vectors: float32 (N, K), unit length. unit: (N,), what truly belongs together. split: (N,), what stays on one side.
     """
     names, number = np.unique(unit, return_inverse=True)
@@ -105,6 +106,7 @@ def areas(
 
 def interval(values: np.ndarray) -> tuple[float, float, float]:
     """The mean over all permutations, and its 99 % interval; (splits, permutations)."""
+    values = values[np.isfinite(values)]
     mean, error = values.mean(), values.std(ddof=1) / np.sqrt(values.size)
     return float(mean), float(mean - _Z99 * error), float(mean + _Z99 * error)
 

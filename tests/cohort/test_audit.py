@@ -130,7 +130,9 @@ def test_an_audit_is_plain_values():
     for n, entry in enumerate(entries):
         entry["width"] = 512 if n % 2 else 256
     split = SplitConfig()
-    found = audit.audit(cohort(entries, [n % 2 for n in range(40)], split=split), AuditConfig(), split, DEFAULT_CLASSES, 0)
+    found = audit.audit(
+        cohort(entries, [n % 2 for n in range(40)], split=split), AuditConfig(), split, DEFAULT_CLASSES, 0
+    )
     assert found["shortcuts"]["size"]["suspect"]
     assert found["shortcuts"]["size"]["auroc"] == 1.0
     assert found["leaks"]["any"] == 0

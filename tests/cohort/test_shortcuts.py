@@ -53,7 +53,7 @@ def test_what_only_names_the_group_tells_nothing_of_others(cohort, kind):
 
 
 def test_that_a_trait_is_unknown_may_tell_as_well(cohort):
-    label, group, rng = cohort
+    label, group, _ = cohort
     for values in (
         np.where(label == 1, 1.5, np.nan)[:, None],
         np.where(label == 1, 0, -1).astype(np.int64),
@@ -127,12 +127,16 @@ def test_traits_are_those_that_rows_tell():
 
 
 def test_a_source_is_what_folders_say_beside_class_and_side():
-    paths = pa.chunked_array([["Training/glioma/1.jpg", "siemens/No Tumor/a/2.jpg", "x.png"], ["web/yes.zip!/test/3.png"]])
+    paths = pa.chunked_array(
+        [["Training/glioma/1.jpg", "siemens/No Tumor/a/2.jpg", "x.png"], ["web/yes.zip!/test/3.png"]]
+    )
     found = shortcuts.source_folders(paths, DEFAULT_CLASSES, ["training", "testing", "test"])
     assert found == ["", "siemens/a", "", "web/yes.zip!"]
 
 
-@pytest.mark.parametrize(("settings", "message"), [({"shortcut_auroc": 0.4}, "shortcut_auroc"), ({"folds": 1}, "folds")])
+@pytest.mark.parametrize(
+    ("settings", "message"), [({"shortcut_auroc": 0.4}, "shortcut_auroc"), ({"folds": 1}, "folds")]
+)
 def test_settings_are_checked(settings, message):
     with pytest.raises(ConfigError, match=f"{message}: must lie between"):
         AuditConfig(**settings)

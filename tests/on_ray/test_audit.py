@@ -23,7 +23,7 @@ def folder_of(tumor: bool, side: str) -> str:
 
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory) -> Path:
-    """40 slices of 20 heads in folders; tumors larger; of 8 a mirrored copy on the other side, one of them mislabelled."""
+    """40 slices in folders; tumors larger; of 8 a mirrored copy on the other side, one of them mislabelled."""
     root = tmp_path_factory.mktemp("planted") / "archive"
     slices = list(phantom.generate(phantom.PhantomConfig(patients=20, slices=2, second_study=0, seed=8, jpeg=0.0)))
     assert 4 <= sum(item.mask.any() for item in slices) <= 36
