@@ -78,7 +78,8 @@ class Slice:
     """One decoded picture.
 
     pixels: (H, W) in the file's units, brighter is more signal; float32, or uint8 where the file holds these.
-    bits: stored bits a pixel.
+    bits: stored bits a pixel. stored, mode: the format that it was decoded from (`jpeg`, `dicom`, ...), and how colours
+    are stored there, as the format calls it.
     """
 
     pixels: np.ndarray
@@ -87,6 +88,8 @@ class Slice:
     member: str | None = None
     header: Header = field(default_factory=Header)
     flags: frozenset[Flag] = frozenset()
+    stored: str | None = None
+    mode: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -161,13 +164,26 @@ _IDENTITY = (
 )
 
 
+# What only prepared rows hold: what tells copies of a picture, and what may tell its class without looking at it.
+THUMBNAIL_SIDE = 96
+_EVIDENCE = (
+    pa.field("stored", pa.string()),  # the format
+    pa.field("mode", pa.string()),  # how colours are stored
+    pa.field("mean_level", pa.float32()),  # of the whole picture, 0 to 255
+    pa.field("border_level", pa.float32()),  # of its outermost lines
+    pa.field(
+        "thumbnail", pa.binary(THUMBNAIL_SIDE**2)
+    ),  # uint8, row by row: the whole picture, before the head is cut out
+)
+
+
 def prepared_schema(size: int) -> pa.Schema:
     """Prepared rows: `pixels` is uint8 (1, size, size), row by row; null for a failure.
 
     crop: top, left, bottom, right of the part of the slice that they show, in pixels as high as wide.
     """
     pixels = pa.field("pixels", pa.binary(size * size))
-    return _schema("prepared", *_IDENTITY, pa.field("crop", pa.list_(pa.int32())), pixels)
+    return _schema("prepared", *_IDENTITY, *_EVIDENCE, pa.field("crop", pa.list_(pa.int32())), pixels)
 
 
 # Where every object ended: one row a slice, or one for an object that has none.

@@ -1,24 +1,27 @@
 """Prepared rows and labels -> the cohort: which rows are learned from, on which side, and what would leak."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from mri_ray.archive.identity import digest
+from mri_ray.cohort import shortcuts
 from mri_ray.cohort.columns import flagged
-from mri_ray.cohort.groups import group
+from mri_ray.cohort.groups import contradicting, group
 from mri_ray.cohort.labels import Matched
 from mri_ray.cohort.lesions import Lesions
 from mri_ray.cohort.sources import sources
-from mri_ray.cohort.split import SIDES, Leakage, SplitConfig, assign, group_positions, leakage, refuse
+from mri_ray.cohort.split import SIDES, TRAIN, Leakage, SplitConfig, assign, group_positions, leakage, refuse
 from mri_ray.records import Flag
 
 # What `assemble` reads of prepared rows, and what labels are matched by.
 INDEX = [
     *("row_id", "object_id", "version_id", "uri", "reason", "flags", "pixel_digest"),
     *("patient_key", "study_key", "series_key", "instance_key", "modality", "acquired"),
+    *shortcuts.INDEX,
 ]
 
 
@@ -29,6 +32,8 @@ class Cohort:
     position: where the row's group falls on [0, 1], by the seed and its name. source: position in `sources`. lesion_px:
     float64, pixels of the lesion on the slice, NaN where that is not known; mask_known: bool, whether its mask can be
     learned from. masks_told: what masks told that is wrong.
+    The index also tells of each row picture int32 (copies share a number), owner int32 (of known patients and studies,
+    else null), and path, below the archive's root, whether or not paths may be written anywhere.
     """
 
     index: pa.Table
@@ -93,6 +98,13 @@ class Cohort:
                 "show none, so figures by slice are worth less"
             )
         found.extend(self.masks_told)
+        both = contradicting(self.index["picture"].to_numpy(), self.label)
+        if len(both):
+            one, other = self.index["uri"].take(pa.array(both[0])).to_pylist()
+            found.append(
+                f"{len(both):,} pictures are called normal and tumor, such as {one} (normal) and its copy {other} "
+                "(tumor); one of these labels is wrong (audit.contradictions in run.json)"
+            )
         for code, name in enumerate(SIDES):
             if len(np.unique(self.label[self.side == code])) == 1:
                 found.append(f"the {name} side holds one class only: its AUROC cannot be estimated")
@@ -111,7 +123,8 @@ def assemble(
     paths: pa.ChunkedArray,
     matched: Matched,
     key_of: Callable[[str], str | None],
-    split: SplitConfig,
+    near: Sequence[tuple[str, str]],
+    split: SplitConfig | None,
     seed: int,
     quote: bool = True,
 ) -> Cohort:
@@ -119,7 +132,8 @@ def assemble(
 
     paths: of the rows, below the archive's root. matched: their labels; rows without one are left out. Rows of one
     patient are those that either the labels or the headers say so of; key_of: what stands in headers' columns for a
-    patient that labels tell. quote: whether a message may name a folder.
+    patient that labels tell. near: see `groups.group`. split: None leaves all on one side. quote: whether a message may
+    name a folder.
     Raises SplitError (see `split.refuse`).
     """
     chosen = np.flatnonzero(matched.label >= 0)
@@ -128,25 +142,31 @@ def assemble(
     by_header = rows["patient_key"].to_pylist()
     patients = [one or other for one, other in zip(told, by_header, strict=True)]
     keys = {patient: key_of(patient) or patient for patient in set(told) if patient is not None}
-    groups = group(
-        rows["pixel_digest"].to_pylist(),
-        ~flagged(rows["flags"], [Flag.BLANK]),  # blank pictures are alike without being copies
+    owners = (
         ([None if patient is None else keys[patient] for patient in told], by_header),
         (rows["study_key"].to_pylist(),),
     )
-    row_ids = rows["row_id"].to_pylist()
+    digests, row_ids = rows["pixel_digest"].to_pylist(), rows["row_id"].to_pylist()
+    joinable = ~flagged(rows["flags"], [Flag.BLANK])  # blank pictures are alike without being copies
+    groups = group(digests, joinable, *owners, near=near)
+    unknown = np.array([name is None for name in patients]) & pc.is_null(rows["study_key"]).to_numpy()
+    rows = rows.append_column("picture", pa.array(group(digests, joinable, near=near)))
+    rows = rows.append_column("owner", pa.array(group([None] * len(digests), joinable, *owners), mask=unknown))
+    rows = rows.append_column("path", paths)
     source, names = sources(paths, groups)
-    side = assign(
-        split,
-        seed=seed,
-        keys=paths.to_pylist(),
-        row_ids=row_ids,
-        patients=patients,
-        groups=groups,
-        quote=quote,
-    )
+    side = np.full(rows.num_rows, TRAIN, np.int8)
+    if split is not None:
+        side = assign(
+            split,
+            seed=seed,
+            keys=paths.to_pylist(),
+            row_ids=row_ids,
+            patients=patients,
+            groups=groups,
+            quote=quote,
+        )
+        refuse(split, side, groups)
     found = leakage(side, groups)
-    refuse(split, side, groups)
     return Cohort(
         index=rows,
         label=matched.label[chosen],

@@ -90,7 +90,7 @@ def class_words(classes: Mapping[str, Sequence[str]]) -> dict[str, int]:
         if isinstance(classes[name], str) or not classes[name]:
             raise ConfigError(f"classes.{name}: must list at least one folder name, got {classes[name]!r}")
         for word in classes[name]:
-            folded, label = _fold(word), CLASSES.index(name)
+            folded, label = fold_word(word), CLASSES.index(name)
             if not folded or "/" in folded:
                 raise ConfigError(f"classes.{name}: must hold names of single folders, got {word!r}")
             other = words.setdefault(folded, CLASSES.index(folded) if folded in CLASSES else label)
@@ -274,12 +274,13 @@ def _place(keys: pa.Array, known: pa.Array) -> pa.Array:
     return pc.replace_with_mask(place, inside, _place(around, known))
 
 
-def _fold(word: str) -> str:
+def fold_word(word: str) -> str:
+    """A folder's name as it is compared: case, blanks, "_" and "-" do not count."""
     return re.sub(r"[\s_-]+", "", word.casefold())
 
 
 def _nearest(folder: str, words: Mapping[str, int]) -> int | None:
-    parts = map(_fold, reversed(folder.split("/")))
+    parts = map(fold_word, reversed(folder.split("/")))
     return next((words[part] for part in parts if part in words), None)
 
 
@@ -317,7 +318,7 @@ def _keys_of(uids: pa.Array, name: str, key_of: Callable[[str, str], str | None]
 
 def _to_codes(column: pa.Array, words: Mapping[str, int], where: str, *, quote: bool) -> pa.Array:
     encoded = column.dictionary_encode()
-    of_word = pa.array([words.get(_fold(word)) for word in encoded.dictionary.to_pylist()], pa.int8())
+    of_word = pa.array([words.get(fold_word(word)) for word in encoded.dictionary.to_pylist()], pa.int8())
     codes = of_word.take(encoded.indices)
     if codes.null_count:
         row = pc.index(codes.is_null(), True).as_py()

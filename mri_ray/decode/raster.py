@@ -87,7 +87,9 @@ def _jpeg(data: bytes, config: DecodeConfig) -> Slice:
     # Where missing blocks would show, it is decoded once more.
     if (found.progressive or _ends_in(grey, _MID_GREY)) and not _is_whole(found, grey):
         raise Refused(Reason.TRUNCATED, _CUT_SCAN)
-    return _slice(grey, 8, found.orientation, coloured=found.is_ycc and is_coloured(samples))
+    if not found.is_ycc:
+        return _slice(grey, 8, found.orientation, mode="L")
+    return _slice(grey, 8, found.orientation, mode="RGB", coloured=is_coloured(samples))
 
 
 def _samples(found: jpeg.Jpeg, data: bytes) -> np.ndarray:
@@ -210,12 +212,12 @@ def _finish(
         key = image.info.get("transparency")
         if key is not None:
             pixels = np.where(pixels == key, 0, pixels)
-        return _slice(pixels, bits, orientation, frame=frame)
+        return _slice(pixels, bits, orientation, mode=image.mode, frame=frame)
     opaque = _opaque(image)
     if opaque.mode == "L":
-        return _slice(np.asarray(opaque), bits, orientation, frame=frame)
+        return _slice(np.asarray(opaque), bits, orientation, mode=image.mode, frame=frame)
     coloured = has_chroma(opaque.reduce(CELL).convert("YCbCr"))
-    return _slice(np.asarray(opaque.convert("L")), bits, orientation, frame=frame, coloured=coloured)
+    return _slice(np.asarray(opaque.convert("L")), bits, orientation, mode=image.mode, frame=frame, coloured=coloured)
 
 
 def _opaque(image: Image.Image) -> Image.Image:
@@ -232,7 +234,10 @@ def _opaque(image: Image.Image) -> Image.Image:
     return black
 
 
-def _slice(pixels: np.ndarray, bits: int, orientation: int, *, frame: int = 0, coloured: bool = False) -> Slice:
+def _slice(
+    pixels: np.ndarray, bits: int, orientation: int, *, mode: str, frame: int = 0, coloured: bool = False
+) -> Slice:
     kind = np.uint8 if pixels.dtype == np.uint8 and bits == 8 else np.float32
     upright = np.ascontiguousarray(_UPRIGHT[orientation](pixels), dtype=kind)
-    return Slice(pixels=upright, bits=bits, frame=frame, flags=frozenset({Flag.COLOUR} if coloured else ()))
+    flags = frozenset({Flag.COLOUR} if coloured else ())
+    return Slice(pixels=upright, bits=bits, frame=frame, flags=flags, mode=mode)

@@ -114,11 +114,15 @@ def _read(
     if kind.format in ("zip", "tar"):
         yield from _unpacked(kind, stream, uri, config, budget, depth, only)
     elif kind.format == "nifti":
-        yield from nifti.decode(stream, uri, config, gzipped=kind.gzipped)
+        yield from _of(kind, nifti.decode(stream, uri, config, gzipped=kind.gzipped))
     elif kind.format == "dicom":
-        yield from dicom.decode(stream.read(), uri, config)
+        yield from _of(kind, dicom.decode(stream.read(), uri, config))
     else:
-        yield from raster.decode(kind.format, stream.read(), uri, config)
+        yield from _of(kind, raster.decode(kind.format, stream.read(), uri, config))
+
+
+def _of(kind: _Kind, items: Iterator[Slice | Failure]) -> Iterator[Slice | Failure]:
+    return (replace(item, stored=kind.format) if isinstance(item, Slice) else item for item in items)
 
 
 def _unpacked(

@@ -44,6 +44,7 @@ class FromArchive:
     prepare: PrepareConfig
     identifiers: Identifiers
     links: Location | None
+    evidence: bool = False  # with the columns that only prepared rows have
     effort: Effort = field(default_factory=Effort, compare=False)
 
     def __call__(self, shard: Shard) -> Iterator[Row]:
@@ -59,7 +60,9 @@ class FromArchive:
     def _rows(self, objects: pa.Table, *, crashed: bool = False) -> Iterator[Row]:
         if crashed:
             return crashed_rows(objects, self.archive, self.prepare, self.identifiers)
-        return rows(objects, self.archive, self.decode, self.prepare, self.identifiers, self.effort)
+        return rows(
+            objects, self.archive, self.decode, self.prepare, self.identifiers, self.effort, evidence=self.evidence
+        )
 
     def _linked(self, found: Iterator[Row], name: str) -> Iterator[Row]:
         paths: dict[str, str] = {}
@@ -169,7 +172,7 @@ def prepared_location(
     root: Location, archive: Archive, decode: DecodeConfig, prepare: PrepareConfig, identifiers: Identifiers
 ) -> Location:
     """Where the prepared rows of an archive under these settings lie: another setting is another folder."""
-    name = digest("prepared 3", archive.uri, digest_json(decode), prepare.digest(), *identifiers.names)
+    name = digest("prepared 4", archive.uri, digest_json(decode), prepare.digest(), *identifiers.names)
     return root / "prepared" / name
 
 
@@ -182,7 +185,7 @@ def prepare_all(
     tell: progress.Tell = progress.nobody,
 ) -> Facts:
     """Prepare what is not there yet; what this run did (`progress.followed`)."""
-    work = PrepareShard(source=source, prepared=prepared)
+    work = PrepareShard(source=replace(source, evidence=True), prepared=prepared)
     todo = outputs.missing(source.manifest, prepared)
     running = shards.run(todo, lambda: work, workers=workers)
     return progress.followed(running, todo, what="prepared", tell=tell, deadline=deadline)

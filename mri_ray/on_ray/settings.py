@@ -11,6 +11,7 @@ from mri_ray.archive.select import SelectConfig
 from mri_ray.archive.settings import KeepConfig
 from mri_ray.archive.storage import Location, StorageConfig
 from mri_ray.cohort.labels import DEFAULT_CLASSES, class_words
+from mri_ray.cohort.shortcuts import AuditConfig
 from mri_ray.cohort.split import SplitConfig
 from mri_ray.decode.settings import DecodeConfig
 from mri_ray.errors import ConfigError
@@ -203,6 +204,7 @@ class TrainRun(LabelledRun):
     seed: int = 0
     prepare: PrepareConfig = field(default_factory=PrepareConfig)
     split: SplitConfig = field(default_factory=SplitConfig)
+    audit: AuditConfig = field(default_factory=AuditConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
@@ -221,6 +223,23 @@ class TrainRun(LabelledRun):
             raise ConfigError(
                 f"model.input_size: must equal prepare.size ({self.prepare.size}), got {self.model.input_size}"
             )
+        _at_least("seed", self.seed, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditRun(LabelledRun):
+    """One audit: archive in; what a training on it could learn by mistake, as a report, out."""
+
+    cache: str | None = None  # as of a training, which then prepares nothing anew
+    seed: int = 0
+    prepare: PrepareConfig = field(default_factory=PrepareConfig)
+    split: SplitConfig = field(default_factory=SplitConfig)
+    audit: AuditConfig = field(default_factory=AuditConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._refuse_within("cache", "archive", "whose objects it would become")
+        self._refuse_within("linkage", "cache", "since it holds what must not be found there")
         _at_least("seed", self.seed, 0)
 
 

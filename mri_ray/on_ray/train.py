@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import ray.train
 import ray.train.torch
 import torch
@@ -18,10 +17,10 @@ from mri_ray.archive import outputs
 from mri_ray.archive.identity import digest, digest_json
 from mri_ray.archive.several import Archive, archive_of
 from mri_ray.archive.storage import Location
-from mri_ray.cohort import sides
-from mri_ray.cohort.assemble import INDEX, Cohort, assemble
+from mri_ray.cohort import shortcuts, sides
+from mri_ray.cohort.assemble import Cohort
+from mri_ray.cohort.audit import audit
 from mri_ray.cohort.held_out import divisions
-from mri_ray.cohort.labels import shared_patients
 from mri_ray.cohort.lesions import Lesions, lesions
 from mri_ray.cohort.split import SIDES, TEST, TRAIN, VALIDATION
 from mri_ray.errors import ConfigError, MriRayError, SplitError, TrainingFailed
@@ -30,7 +29,7 @@ from mri_ray.learn.bundle import Bundle
 from mri_ray.learn.model import build, count_parameters
 from mri_ray.learn.operate import settled
 from mri_ray.learn.plan import Rows
-from mri_ray.on_ray import cluster, curves, ingest, progress, score_shards, train_worker, validate
+from mri_ray.on_ray import cluster, cohorts, curves, ingest, progress, score_shards, train_worker, validate
 from mri_ray.on_ray.beside import trained_beside
 from mri_ray.on_ray.job import LabelledJob
 from mri_ray.on_ray.masks import bring, looked_at, told
@@ -42,17 +41,15 @@ from mri_ray.predict import snapshot
 from mri_ray.predict.levels import study_point
 from mri_ray.predict.predictor import probability
 from mri_ray.predict.prove import SLICES, prove
-from mri_ray.prepare.objects import states
-from mri_ray.records import State
 from mri_ray.report import answers, card, examples, pages
 from mri_ray.report.facts import TrainingFacts
-from mri_ray.report.record import Record, judge, versions
+from mri_ray.report.record import Record, versions
 
 Weights = dict[str, torch.Tensor]
 # Settings that change no fit; what the split does to it, the cohort's digest tells.
 _INDECISIVE = (
     *("output", "cache", "storage", "ray", "shards", "max_quarantined_fraction", "max_runtime_s"),
-    *("split", "calibration", "evaluation"),
+    *("split", "calibration", "evaluation", "audit"),
 )
 
 log = logging.getLogger(__name__)
@@ -126,30 +123,17 @@ class _Training(LabelledJob):
 
     def _cohort(self) -> Cohort:
         settings = self.settings
-        index = outputs.live(self.manifest, self.prepared, [*INDEX])
-        counts, reasons = _quarantined(index)
-        self.record.note(counts=counts, reasons=reasons)
-        judge(counts, reasons, settings.max_quarantined_fraction)
-        usable = index.filter(pc.is_null(index["reason"]))
-        matched = self.labels_of(usable, require=True)
-        paths = self.paths(usable)
-        cohort = assemble(
-            usable,
-            paths=paths,
-            matched=matched,
-            key_of=self.patient_key,
-            split=settings.split,
-            seed=settings.seed,
-            quote=self.quote,
-        )
-        cohort = replace(cohort, sources=self.named(cohort.sources))
-        if shared := shared_patients(matched.patient, self.source_of(usable)):
-            self.warn(f"{shared:,} patients stand in the labels of several archives: each is taken for one person")
+        cohort = cohorts.of(self, settings, self.prepared, self.cache, settings.split)
         if self.masks is not None:
             cohort = cohort.with_lesions(self._lesions(self.masks, cohort))
         for side, counts in cohort.counts().items():
             log.info("%s: %s", side, ", ".join(f"{number:,} {name}" for name, number in counts.items()))
         for warning in cohort.warnings():
+            self.warn(warning)
+        with self.record.stage("auditing"):
+            self.audit = audit(cohort, settings.audit, settings.split, settings.classes, settings.seed)
+        self.record.note(audit=self.audit)
+        for warning in shortcuts.warnings(self.audit["shortcuts"], settings.audit):
             self.warn(warning)
         return cohort
 
@@ -256,6 +240,7 @@ class _Training(LabelledJob):
             "counts": cohort.counts(),
             "leakage": asdict(cohort.leakage),
             "sources": cohort.sources,
+            "audit": self.audit["shortcuts"],
         }
         return Bundle(
             model=replace(settings.model, pretrained=None),
@@ -360,16 +345,8 @@ class _Training(LabelledJob):
             parameters=count_parameters(build(bundle.model)),
             operating=bundle.operating,
             held_out=beside,
-            audit=bundle.training.get("audit", {}),
+            audit=self.audit["shortcuts"],
         )
-
-
-def _quarantined(index: pa.Table) -> tuple[dict[str, int], dict[str, int]]:
-    """Objects in all and without any slice where there should be one, and rows by reason."""
-    bad = index["object_id"].filter(pc.equal(states(index), State.QUARANTINED.value))
-    counts = {"objects": pc.count_distinct(index["object_id"]).as_py(), "quarantined": pc.count_distinct(bad).as_py()}
-    reasons = pc.value_counts(index["reason"].drop_null()).to_pylist()
-    return counts, {entry["values"]: entry["counts"] for entry in reasons}
 
 
 def _rows(cohort: Cohort, side: int, *, masked: bool = False) -> Rows:

@@ -18,6 +18,7 @@ from mri_ray.decode.read import lost, read
 from mri_ray.decode.settings import DecodeConfig
 from mri_ray.errors import Reason
 from mri_ray.prepare.effort import FETCH, Effort
+from mri_ray.prepare.evidence import evidence_of
 from mri_ray.prepare.settings import PrepareConfig
 from mri_ray.prepare.slices import prepare
 from mri_ray.records import Failure, Flag, Slice, State, prepared_schema
@@ -49,11 +50,14 @@ def rows(
     settings: PrepareConfig,
     identifiers: Identifiers,
     effort: Effort | None = None,
+    *,
+    evidence: bool = False,
 ) -> Iterator[Row]:
     """Rows of all objects of a manifest shard (`records.MANIFEST`), in its order; every object gives at least one.
 
     Members of a pack are objects of their own. Raises IdentifierError where identifiers are met and have no key.
     effort: is told how long objects were waited for, but for large ones, which are read while they are decoded.
+    evidence: with the columns that only prepared rows have.
     """
     entries = objects.to_pylist()
     small = archive.read_many(entry["key"] for entry in entries if entry["size"] <= _STREAMED_BYTES)
@@ -64,7 +68,7 @@ def rows(
         else:
             items = _streamed(entry, archive, decode)
         for item in items:
-            yield _row(entry, archive, item, settings, identifiers)
+            yield _row(entry, archive, item, settings, identifiers, evidence=evidence)
 
 
 def crashed(objects: pa.Table, archive: Archive, settings: PrepareConfig, identifiers: Identifiers) -> Iterator[Row]:
@@ -103,7 +107,13 @@ def _changed(listed: int, read: int, uri: str) -> Failure:
 
 
 def _row(
-    entry: dict[str, Any], archive: Archive, item: Slice | Failure, settings: PrepareConfig, identifiers: Identifiers
+    entry: dict[str, Any],
+    archive: Archive,
+    item: Slice | Failure,
+    settings: PrepareConfig,
+    identifiers: Identifiers,
+    *,
+    evidence: bool = False,
 ) -> Row:
     path = entry["key"] if item.member is None else f"{entry['key']}!/{item.member}"
     columns = {name: entry[name] for name in ("object_id", "version_id", "size", "etag")}
@@ -127,6 +137,8 @@ def _row(
     height, width = item.pixels.shape
     columns |= {"reason": None, "detail": None, "flags": sorted(prepared.flags | flags)}
     columns |= {"pixel_digest": pixel_digest(item), "width": width, "height": height, "crop": prepared.crop}
+    if evidence:
+        columns |= {"stored": item.stored, "mode": item.mode} | evidence_of(prepared.whole)
     return Row(columns=columns, pixels=prepared.pixels, path=path)
 
 

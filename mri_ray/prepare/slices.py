@@ -14,12 +14,14 @@ from mri_ray.records import Flag, Slice
 class Prepared:
     """pixels: uint8 (1, size, size); pixels / 255 is the model's input. flags: the slice's own and what was seen.
 
-    crop: the part of the slice that they show, in pixels of the squared one (`geometry.squared`).
+    crop: the part of the slice that they show, in pixels of the squared one (`geometry.squared`). whole: uint8 (H, W),
+    that one before anything was cut off.
     """
 
     pixels: np.ndarray
     flags: frozenset[Flag]
     crop: Box
+    whole: np.ndarray
 
 
 def prepare(item: Slice, config: PrepareConfig) -> Prepared:
@@ -29,10 +31,12 @@ def prepare(item: Slice, config: PrepareConfig) -> Prepared:
     flags |= item.flags
     small = overview(pixels)
     if is_blank(small):
-        whole = (0, 0, *pixels.shape)
-        return Prepared(pixels=fit(pixels, config.size)[np.newaxis], flags=flags | {Flag.BLANK}, crop=whole)
+        every = (0, 0, *pixels.shape)
+        return Prepared(
+            pixels=fit(pixels, config.size)[np.newaxis], flags=flags | {Flag.BLANK}, crop=every, whole=pixels
+        )
     top, left, bottom, right = crop = head_box(pixels, config, small)
     head = pixels[top:bottom, left:right]
     if max(head.shape) < config.size:
         flags |= {Flag.UPSCALED}
-    return Prepared(pixels=fit(head, config.size)[np.newaxis], flags=flags, crop=crop)
+    return Prepared(pixels=fit(head, config.size)[np.newaxis], flags=flags, crop=crop, whole=pixels)

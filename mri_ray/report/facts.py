@@ -92,8 +92,8 @@ class TrainingFacts(Facts):
     """history: one dict an epoch (epoch, train_loss, train_accuracy, validation_loss, validation_accuracy,
     validation_auroc or None, images_per_s, waiting, seconds). best_epoch: the one the bundle holds, from 1.
     split: by side {rows, tumor, groups}. leakage: {groups, crossing, test_rows, test_rows_with_copy_in_train}.
-    operating: as in the bundle. held_out: trainings beside this one, as `on_ray.beside` tells them. audit: what tells
-    the class besides the picture, where it was looked for.
+    operating: as in the bundle. held_out: trainings beside this one, as `on_ray.beside` tells them. audit: how well
+    each trait alone tells the class (`cohort.shortcuts`).
     """
 
     history: list[dict[str, Any]]
@@ -104,7 +104,31 @@ class TrainingFacts(Facts):
     parameters: int
     operating: dict[str, Any] = field(default_factory=dict)
     held_out: list[dict[str, Any]] = field(default_factory=list)
-    audit: dict[str, Any] = field(default_factory=dict)
+    audit: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AuditFacts:
+    """What the page of an audit shows. pictures, contradictions, shortcuts, groups: as `cohort.audit` gives them.
+
+    leaks: of each kind of split what `cohort.audit.leaks` gives. copies: pictures (uint8 (S, S) each, with their names)
+    of the most copied ones. both: pairs of pictures that have two labels. told: counts of slices and labels.
+    """
+
+    run_id: str
+    archive: str
+    told: dict[str, int]
+    pictures: dict[str, dict[str, int]]
+    leaks: dict[str, dict[str, int]]
+    groups: list[dict[str, int]]
+    contradictions: dict[str, Any]
+    shortcuts: dict[str, dict[str, Any]]
+    copies: list[tuple[int, list[tuple[str, np.ndarray]]]]
+    both: list[list[tuple[str, np.ndarray]]]
+    warnings: list[str]
+    timings_s: dict[str, float]
+    versions: dict[str, str]
+    settings: dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -12,9 +12,9 @@ from markupsafe import Markup
 from mri_ray import metrics
 from mri_ray.errors import Reason
 from mri_ray.records import Decision
-from mri_ray.report import plots, sections
+from mri_ray.report import audit, plots, sections
 from mri_ray.report.answers import most_telling
-from mri_ray.report.facts import Answers, Facts, ScoringFacts, TrainingFacts
+from mri_ray.report.facts import Answers, AuditFacts, Facts, ScoringFacts, TrainingFacts
 from mri_ray.report.figures import FIGURES, Show, beside, by_level, by_side, cell, lesions, operating, parts, predictive
 from mri_ray.report.sections import STATES, drawn
 from mri_ray.report.text import count, duration, marked, number, percent, short
@@ -47,10 +47,17 @@ def training_page(facts: TrainingFacts) -> str:
         "curves": [drawn(svg) for svg in plots.learning_curves(facts.history, facts.best_epoch)],
         "lone_pictures": rows == groups,
         "no_patients": facts.settings.get("labels") is None,
+        "shortcuts": list(audit.shortcuts(facts.audit)),
         "epoch_columns": [name for name, _ in EPOCH.values()],
         "epochs": [[show(line[key]) for key, (_, show) in EPOCH.items()] for line in facts.history],
     }
     return _environment().get_template("training.html").render(values)
+
+
+def audit_page(facts: AuditFacts) -> str:
+    """The page of an audit."""
+    values = audit.values(facts) | {"settings": list(_flat(facts.settings))}
+    return _environment().get_template("audit.html").render(values)
 
 
 def scoring_page(facts: ScoringFacts) -> str:

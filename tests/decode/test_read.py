@@ -51,6 +51,19 @@ def decode(data: bytes, config: DecodeConfig | None = None) -> list[Slice | Fail
     return list(read(io.BytesIO(data), URI, config or DecodeConfig()))
 
 
+@pytest.mark.parametrize(
+    ("name", "stored", "mode"),
+    [
+        *(("JPEG", "jpeg", "L"), ("JPEG colour", "jpeg", "RGB"), ("PNG", "png", "L"), ("PNG palette", "png", "P")),
+        *(("TIFF LZW", "tiff", "RGB"), ("TIFF fax", "tiff", "1"), ("BMP", "bmp", "L")),
+    ],
+)
+def test_a_slice_tells_how_it_was_stored(name, stored, mode):
+    (item,) = decode(SAMPLES[name])
+    assert isinstance(item, Slice)
+    assert (item.stored, item.mode) == (stored, mode)
+
+
 def refused(data: bytes, config: DecodeConfig | None = None) -> Failure:
     (item,) = decode(data, config)
     assert isinstance(item, Failure)

@@ -17,7 +17,7 @@ from mri_ray.decode.settings import DecodeConfig
 from mri_ray.errors import Reason
 from mri_ray.prepare import objects
 from mri_ray.prepare.settings import PrepareConfig
-from mri_ray.records import MANIFEST, Slice, State, prepared_schema
+from mri_ray.records import MANIFEST, THUMBNAIL_SIDE, Slice, State, prepared_schema
 
 PREPARE = PrepareConfig(size=32)
 
@@ -45,9 +45,9 @@ def manifest(archive: Location) -> pa.Table:
     return pa.Table.from_pylist(entries, schema=MANIFEST)
 
 
-def prepared(archive: Location, listed: pa.Table | None = None, identifiers: Identifiers | None = None):
+def prepared(archive: Location, listed: pa.Table | None = None, identifiers: Identifiers | None = None, **options):
     found = manifest(archive) if listed is None else listed
-    return list(objects.rows(found, archive, DecodeConfig(), PREPARE, identifiers or Identifiers()))
+    return list(objects.rows(found, archive, DecodeConfig(), PREPARE, identifiers or Identifiers(), **options))
 
 
 def test_members_of_a_pack_are_objects_of_their_own(root):
@@ -159,6 +159,25 @@ def test_rows_come_back_from_batches_as_they_were(root):
         }
         assert (one.pixels is None) == (other.pixels is None)
         assert one.pixels is None or np.array_equal(one.pixels, other.pixels)
+
+
+def test_prepared_rows_tell_of_the_whole_picture(root):
+    picture = np.zeros((40, 60), np.uint8)
+    picture[:, :30] = 200
+    out = io.BytesIO()
+    Image.fromarray(picture).convert("RGB").save(out, "PNG")
+    root.write("a", out.getvalue())
+    root.write("b", b"nothing")
+    rows = prepared(root, evidence=True)
+    found = rows[0].columns
+    assert (found["stored"], found["mode"], found["mean_level"]) == ("png", "RGB", 100.0)
+    assert found["border_level"] == pytest.approx(100, abs=2)
+    small = np.frombuffer(found["thumbnail"], np.uint8).reshape(THUMBNAIL_SIDE, THUMBNAIL_SIDE)
+    assert small[48, 20] == 200
+    assert small[48, 80] == 0
+    assert abs(int(small[2, 2]) - 100) <= 2  # around it the grey of its border
+    assert pa.Table.from_batches(objects.to_batches(rows, PREPARE.size))["thumbnail"].null_count == 1
+    assert "thumbnail" not in prepared(root)[0].columns
 
 
 def test_a_slice_is_prepared_again_for_the_report(root):

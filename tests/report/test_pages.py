@@ -463,7 +463,7 @@ def test_a_training_without_test_side_says_that_validation_flatters():
 @pytest.mark.parametrize(
     ("changes", "said", "unsaid"),
     [
-        ({}, "Zero covers exact copies and known patients only", "no patient is known"),
+        ({}, "Zero covers known patients and studies, and copies as far as they are found", "no patient is known"),
         ({"settings": {"labels": None}}, "no patient is known", "every group is a single picture"),
         ({"split": {"train": {"rows": 9, "tumor": 3, "groups": 9}}}, "every group is a single picture", "folder names"),
         ({"split_by": "image"}, "one by one", "Whole groups"),
@@ -473,7 +473,7 @@ def test_a_training_without_test_side_says_that_validation_flatters():
                 "split_by": "image",
                 "leakage": {"groups": 76, "crossing": 31, "test_rows": 403, "test_rows_with_copy_in_train": 380},
             },
-            "380 of 403 test slices have their patient or an exact copy in training",
+            "380 of 403 test slices have their patient or a copy in training",
             "Zero covers",
         ),
     ],

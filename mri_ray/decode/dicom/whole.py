@@ -116,7 +116,7 @@ def _slices(image: _Image, decoded: np.ndarray, frame: int, header: Header) -> I
     pixels, bits, seen = to_pixels(decoded, dataset, found, rescale)
     flags = image.flags | seen | of_frame_type(image.groups.find(frame, "MRImageFrameTypeSequence"))
     if mosaic is None:
-        yield Slice(pixels=pixels, bits=bits, frame=frame, header=header, flags=flags)
+        yield Slice(pixels=pixels, bits=bits, frame=frame, header=header, flags=flags, mode=found.photometric)
         return
     for number in range(mosaic.count):
         tile = np.ascontiguousarray(mosaic.tile(pixels, number))
@@ -127,4 +127,5 @@ def _slices(image: _Image, decoded: np.ndarray, frame: int, header: Header) -> I
             frame=number,
             header=mosaic.header(header, number),
             flags=flags - {Flag.BLANK} | blank | {Flag.MOSAIC},
+            mode=found.photometric,
         )

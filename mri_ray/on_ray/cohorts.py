@@ -1,0 +1,63 @@
+"""Prepared rows of a run -> its cohort: what is to be learned from, grouped and split."""
+
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mri_ray.archive import outputs
+from mri_ray.archive.storage import Location
+from mri_ray.cohort import columns
+from mri_ray.cohort.assemble import INDEX, Cohort, assemble
+from mri_ray.cohort.labels import shared_patients
+from mri_ray.cohort.split import SplitConfig
+from mri_ray.on_ray import copies
+from mri_ray.on_ray.job import LabelledJob
+from mri_ray.on_ray.settings import AuditRun, TrainRun
+from mri_ray.prepare.objects import states
+from mri_ray.records import State
+from mri_ray.report.record import judge
+
+
+def of(
+    job: LabelledJob, settings: TrainRun | AuditRun, prepared: Location, cache: Location, split: SplitConfig | None
+) -> Cohort:
+    """The cohort of a job whose stock was taken and whose rows lie in `prepared`; notes its counts.
+
+    cache: below it near copies are kept once they were found. Raises LabelError, SplitError, TooManyQuarantined.
+    """
+    index = outputs.live(job.manifest, prepared, [*INDEX])
+    counts, reasons = _quarantined(index)
+    job.record.note(counts=counts, reasons=reasons)
+    judge(counts, reasons, settings.max_quarantined_fraction)
+    usable = index.filter(pc.is_null(index["reason"]))
+    matched = job.labels_of(usable, require=True)
+    with job.record.stage("copies"):
+        files = [(prepared, outputs.name(shard)) for shard in job.manifest.shards()]
+        near = copies.links(usable, files, cache / "copies")
+    if shared := shared_patients(matched.patient, job.source_of(usable)):
+        job.warn(f"{shared:,} patients stand in the labels of several archives: each is taken for one person")
+    cohort = assemble(
+        usable,
+        paths=job.paths(usable),
+        matched=matched,
+        key_of=job.patient_key,
+        near=list(zip(near["one"].to_pylist(), near["other"].to_pylist(), strict=True)),
+        split=split,
+        seed=settings.seed,
+        quote=job.quote,
+    )
+    return replace(cohort, sources=job.named(cohort.sources))
+
+
+def _quarantined(index: pa.Table) -> tuple[dict[str, int], dict[str, int]]:
+    """Objects by state, and rows by reason."""
+    _, first = np.unique(columns.codes(index["object_id"]), return_index=True)
+    ended = _counted(states(index).take(pa.array(first)))
+    counts = {"objects": len(first)} | {state.value: ended.get(state.value, 0) for state in State}
+    return counts, _counted(index["reason"].drop_null())
+
+
+def _counted(values: pa.Array | pa.ChunkedArray) -> dict[str, int]:
+    return {entry["values"]: entry["counts"] for entry in pc.value_counts(values).to_pylist()}
