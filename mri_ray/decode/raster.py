@@ -1,4 +1,4 @@
-"""JPEG, PNG, TIFF and BMP -> slices, by Pillow.
+"""JPEG, PNG, TIFF and BMP -> slices, by Pillow and, for the common kinds of JPEG, libjpeg-turbo in imagecodecs.
 
 Each file is first read by its structure (`jpeg`, `png`, `tiff`): limits are checked before a pixel is decoded, a
 missing end is found, and Pillow is given the picture without its metadata. So Pillow does not warn, none of its
@@ -9,6 +9,8 @@ import io
 from collections.abc import Callable, Iterator
 from functools import partial
 
+import cv2
+import imagecodecs
 import numpy as np
 from PIL import Image, ImageFile
 from PIL.BmpImagePlugin import BmpImageFile
@@ -17,7 +19,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from mri_ray.decode import jpeg, png, tiff
-from mri_ray.decode.chroma import CELL, has_chroma
+from mri_ray.decode.chroma import CELL, has_chroma, is_coloured
 from mri_ray.decode.limits import Refused, check_size
 from mri_ray.decode.settings import DecodeConfig
 from mri_ray.errors import Reason
@@ -25,6 +27,7 @@ from mri_ray.records import Failure, Flag, Slice
 
 _BMP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)
 _PAGE_PIXELS_A_BYTE = 64  # thousands of pages may share one strip of zeros: a small file, hours of work
+_CUT_SCAN = "JPEG: its scan ends before the last block"
 _MID_GREY = 128  # what libjpeg fills missing blocks with
 _UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # by Exif orientation
     1: lambda pixels: pixels,
@@ -77,39 +80,51 @@ def _attempt(step: Callable[[], Slice], kind: str, uri: str, frame: int | None =
 def _jpeg(data: bytes, config: DecodeConfig) -> Slice:
     found = jpeg.parse(data)
     check_size(found.width, found.height, config)
-    image = _load_jpeg(found, found.data)
-    # Where missing blocks would show, or cannot be told from others, it is decoded once more.
-    suspect = found.progressive or (found.components > 1 and not found.is_ycc) or _ends_in(image, _MID_GREY)
-    if suspect and not _is_whole(found, image):
-        raise Refused(Reason.TRUNCATED, "JPEG: its scan ends before the last block")
-    if not found.is_ycc:
-        return _finish(image, bits=8, orientation=found.orientation)
-    cells = JpegImageFile(io.BytesIO(found.data))
-    cells.draft("YCbCr", (max(1, found.width // CELL), max(1, found.height // CELL)))
-    return _slice(np.asarray(image), 8, found.orientation, coloured=has_chroma(cells))
+    if found.components > 1 and not found.is_ycc:
+        return _colour_jpeg(found)
+    samples = _samples(found, found.data)
+    grey = _first(samples)
+    # Where missing blocks would show, it is decoded once more.
+    if (found.progressive or _ends_in(grey, _MID_GREY)) and not _is_whole(found, grey):
+        raise Refused(Reason.TRUNCATED, _CUT_SCAN)
+    return _slice(grey, 8, found.orientation, coloured=found.is_ycc and is_coloured(samples))
 
 
-def _load_jpeg(found: jpeg.Jpeg, data: bytes) -> Image.Image:
-    image = JpegImageFile(io.BytesIO(data))
-    if found.is_ycc:
-        image.draft("L", (found.width, found.height))  # the first component as it is stored
-    image.load()
-    return image
+def _samples(found: jpeg.Jpeg, data: bytes) -> np.ndarray:
+    """Grey (H, W) or YCbCr (H, W, 3), as stored. Pillow would decode twice, for the grey and for the colour."""
+    return imagecodecs.jpeg8_decode(data, outcolorspace="YCBCR" if found.is_ycc else None)
 
 
-def _is_whole(found: jpeg.Jpeg, image: Image.Image) -> bool:
+def _first(samples: np.ndarray) -> np.ndarray:
+    return samples if samples.ndim == 2 else cv2.extractChannel(samples, 0)
+
+
+def _is_whole(found: jpeg.Jpeg, grey: np.ndarray) -> bool:
     """Whether other bits behind the scan leave the picture as it is."""
     try:
-        return _load_jpeg(found, jpeg.refilled(found)).tobytes() == image.tobytes()
-    except OSError:
+        return np.array_equal(_first(_samples(found, jpeg.refilled(found))), grey)
+    except imagecodecs.Jpeg8Error:
         return False
 
 
-def _ends_in(image: Image.Image, value: int) -> bool:
+def _ends_in(grey: np.ndarray, value: int) -> bool:
     """Whether the block of 8 x 8 at the lower right is of this value alone."""
-    width, height = image.size
-    corner = image.crop(((width - 1) // 8 * 8, (height - 1) // 8 * 8, width, height))
-    return corner.getextrema() == (value, value)
+    height, width = grey.shape
+    return bool((grey[(height - 1) // 8 * 8 :, (width - 1) // 8 * 8 :] == value).all())
+
+
+def _colour_jpeg(found: jpeg.Jpeg) -> Slice:
+    """RGB, CMYK and what else is rare: missing blocks cannot be told from others."""
+    image = JpegImageFile(io.BytesIO(found.data))
+    image.load()
+    again = JpegImageFile(io.BytesIO(jpeg.refilled(found)))
+    try:
+        again.load()
+    except OSError as exc:
+        raise Refused(Reason.TRUNCATED, _CUT_SCAN) from exc
+    if again.tobytes() != image.tobytes():
+        raise Refused(Reason.TRUNCATED, _CUT_SCAN)
+    return _finish(image, bits=8, orientation=found.orientation)
 
 
 def _png(data: bytes, config: DecodeConfig) -> Slice:
