@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import ray
 
 from mri_ray.archive import outputs
 from mri_ray.archive.identity import digest
+from mri_ray.archive.ids import among, fixed
 from mri_ray.archive.manifest import Manifest, Shard
 from mri_ray.archive.several import Archive
 from mri_ray.archive.storage import Location
@@ -91,7 +91,7 @@ def bring(
         raise LabelError(f"masks: must hold at least one object, got none below {masks.uri}")
     entries = digest("listing", *(text for name in ("key", "etag") for text in listing[name].to_pylist()))
     place = cache / "masks" / digest("masks 1", masks.uri, entries, prepared.name)
-    names = MaskNames.of(listing["key"].combine_chunks())
+    names = MaskNames(keys=listing["key"].combine_chunks())
     work = MaskShard(
         manifest=manifest, prepared=prepared, masks=masks, names=names, decode=decode, size=size, place=place
     )
@@ -108,11 +108,12 @@ def told(rows: pa.Table, place: Location, manifest: Manifest, names: MaskNames) 
     marked = some["lesion_px"].to_numpy().astype(np.float64)
     fault = np.array([reason or "" for reason in some["fault"].to_pylist()], object)
     used: set[str | None] = set()
+    labelled = np.unique(fixed(rows["object_id"]))
     for shard in manifest.shards():
         objects = manifest.read_shard(shard)
-        labelled = objects.filter(pc.is_in(objects["object_id"], value_set=rows["object_id"].combine_chunks()))
-        used.update(names.of_objects(labelled["key"].to_pylist()))
-    return marked, fault, len(names.key) - len(used - {None})
+        some = objects.filter(pa.array(among(fixed(objects["object_id"]), labelled)))
+        used.update(names.of_objects(some["key"].to_pylist()))
+    return marked, fault, len(names.keys) - len(used - {None})
 
 
 def looked_at(bundle: Bundle, prepared: Prepared, rows: Rows, group: np.ndarray, *, seed: int) -> dict[str, Any]:

@@ -121,8 +121,8 @@ class Stream:
     def batches(self, size: int) -> Iterator[Arrays]:
         """pixels uint8 (B, 1, S, S), label int64 (B,), row int64 (B,) into `rows`; B = size, or less at an epoch's end.
 
-        Where masks are given also mask uint8 (B, 1, S, S), 255 where lesion is, and known bool (B,). Arrays are
-        read-only views of shared memory.
+        Where masks are given also mask uint8 (B, 1, S, S / 8), bits that are set where lesion is, and known bool (B,).
+        Arrays are read-only views of shared memory.
         """
         prepared = ray.put(self.prepared)
         ahead: deque[ray.ObjectRef] = deque()
@@ -156,7 +156,9 @@ def _read(
         pixels = apply(pixels, parameters)
         masks = masks if masks is None else moved(masks, parameters)
     found = {"pixels": pixels, "label": rows.label.astype(np.int64), "row": row}
-    return found if masks is None or rows.known is None else found | {"mask": masks, "known": rows.known}
+    if masks is not None and rows.known is not None:
+        found |= {"mask": np.packbits(masks > 0, axis=-1), "known": rows.known}
+    return found
 
 
 def _cut(window: Arrays, size: int) -> Iterator[Arrays]:

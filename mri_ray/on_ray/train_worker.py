@@ -76,6 +76,9 @@ class _Waiting:
             arrays = next(self._batches)
         finally:
             self.seconds += time.monotonic() - started
+        if "mask" in arrays:
+            bits = np.unpackbits(arrays["mask"], axis=-1, count=arrays["pixels"].shape[-1])
+            arrays = arrays | {"mask": bits * np.uint8(255)}
         # Ray's batches are read-only views of shared memory, which torch must not be handed.
         fields = {"images": "pixels", "labels": "label", "rows": "row", "masks": "mask", "known": "known"}
         found = {field: arrays[name] for field, name in fields.items() if name in arrays}

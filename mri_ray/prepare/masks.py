@@ -4,6 +4,7 @@ import io
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -37,23 +38,19 @@ _EXTENSION = r"(\.nii)?\.[^./]*$"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MaskNames:
-    """The masks below a location. key: string (M,), their keys; stem: the same without extensions."""
+    """The masks below a location. keys: string (M,), ascending."""
 
-    key: pa.Array
-    stem: pa.Array
+    keys: pa.Array
 
-    @classmethod
-    def of(cls, keys: pa.Array) -> "MaskNames":
-        return cls(key=keys, stem=pc.replace_substring_regex(keys, _EXTENSION, ""))
+    @cached_property
+    def _by_stem(self) -> dict[str, str]:
+        stems = pc.replace_substring_regex(self.keys, _EXTENSION, "").to_pylist()
+        return dict(zip(reversed(stems), reversed(self.keys.to_pylist()), strict=True))  # the first of a name counts
 
     def of_objects(self, keys: Sequence[str]) -> list[str | None]:
         """The mask of each object: of the same name, or with `_mask` behind it; whatever their extensions."""
         stems = [re.sub(_EXTENSION, "", key) for key in keys]
-        exact, marked = (
-            pc.index_in(pa.array([stem + end for stem in stems], pa.string()), value_set=self.stem)
-            for end in ("", "_mask")
-        )
-        return self.key.take(pc.coalesce(exact, marked)).to_pylist()
+        return [self._by_stem.get(stem) or self._by_stem.get(f"{stem}_mask") for stem in stems]
 
 
 def masks_of(rows: pa.Table, keys: dict[str, str], masks: Archive, decode: DecodeConfig, size: int) -> pa.Table:

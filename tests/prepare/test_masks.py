@@ -100,8 +100,8 @@ def test_a_volumes_mask_is_that_of_each_of_its_slices(tmp_path):
 
 
 def test_names_are_matched_whatever_their_extension():
-    names = MaskNames.of(pa.array(["a/x.png", "a/y_mask.tif", "b/x.nii.gz", "z.v2.png", "c/w.png", "c/w_mask.png"]))
+    names = MaskNames(keys=pa.array(["a/x.png", "a/y_mask.tif", "b/x.nii.gz", "z.v2.png", "c/w.png", "c/w_mask.png"]))
     wanted = ["a/x.jpg", "a/y.tif", "b/x.nii", "z.v2.dcm", "c/w.png", "a/x2.png", "x.png"]
     given = ["a/x.png", "a/y_mask.tif", "b/x.nii.gz", "z.v2.png", "c/w.png", None, None]
     assert names.of_objects(wanted) == given
-    assert MaskNames.of(pa.array([], pa.string())).of_objects(wanted[:1]) == [None]
+    assert MaskNames(keys=pa.array([], pa.string())).of_objects(wanted[:1]) == [None]
