@@ -35,7 +35,7 @@ def test_kaggle_copies_are_found(kaggle, found):
 
 
 def test_what_is_joined_beyond_the_known_groups_is_of_one_kind(kaggle, found):
-    """Looked at one by one, these are copies that the table does not know: sharpened, or of other contrast.
+    """Those of them that were looked at are copies that the table does not know: sharpened, or of other contrast.
 
     A wrong join would sooner or later put a tumor beside a normal head, or one kind of tumor beside another.
     """
