@@ -3,8 +3,8 @@
 import cv2
 import numpy as np
 import pytest
-from benchmarks.leaks import areas as permuted
-from benchmarks.leaks import interval
+from tests.benchmarks.leaks import areas as permuted
+from tests.benchmarks.leaks import interval
 
 from mri_ray import phantom
 from mri_ray.cohort import copies, thumbnails
