@@ -39,7 +39,9 @@ def main() -> None:
             print(f"{name}: {known.sum():,} pairs of one {same}, {(known & ~pairs(found)).sum():,} missed")
         wrong = (pairs(found) & ~pairs(archive.told[apart])).sum()
         joined = len(beyond(found, archive.told[apart]))
-        print(f"{name}: {wrong:,} pairs of two {apart}s joined, from {joined:,} pairs of these; {seconds:.0f} s of a core")
+        print(
+            f"{name}: {wrong:,} pairs of two {apart}s joined, from {joined:,} pairs of these; {seconds:.0f} s of a core"
+        )
 
 
 if __name__ == "__main__":

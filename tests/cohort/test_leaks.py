@@ -3,14 +3,14 @@
 import cv2
 import numpy as np
 import pytest
-from tests.benchmarks.leaks import areas as permuted
-from tests.benchmarks.leaks import interval
 
 from mri_ray import phantom
 from mri_ray.cohort import copies, thumbnails
 from mri_ray.cohort.groups import components
 from mri_ray.prepare.evidence import evidence_of
 from mri_ray.records import THUMBNAIL_SIDE
+from tests.benchmarks.leaks import areas as permuted
+from tests.benchmarks.leaks import interval
 
 
 def areas(*given):

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from tests.benchmarks.copies import beyond, pairs
-from tests.benchmarks.leaks import Archive, areas, interval
 
 from mri_ray.cohort import shortcuts, thumbnails
 from mri_ray.cohort.shortcuts import REMOVED, AuditConfig, Trait
+from tests.benchmarks.copies import beyond, pairs
+from tests.benchmarks.leaks import Archive, areas, interval
 
 pytestmark = pytest.mark.slow
 
