@@ -35,6 +35,7 @@ def cohort(entries, labels, patients=None, near=(), split=None):
         study_date=[None] * len(labels),
         unlabelled=0,
         labels_without_file=0,
+        lesion_px=np.full(len(labels), np.nan),
     )
     paths = pa.chunked_array([[entry["path"] for entry in entries]])
     return assemble(rows(entries), paths=paths, matched=matched, key_of=str, near=near, split=split, seed=0)

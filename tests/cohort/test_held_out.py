@@ -30,6 +30,7 @@ def cohort(groups: int = 60, each: int = 5, label=None) -> Cohort:
         labels_without_file=0,
         weak=0,
         nameless=0,
+        mask_known=np.zeros(n, bool),
     )
 
 

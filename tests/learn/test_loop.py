@@ -356,11 +356,14 @@ def test_masks_that_are_not_known_are_not_learned_from() -> None:
 
 
 def test_a_batch_in_parts_gives_the_gradient_of_the_whole() -> None:
+    def still(norm: nn.Module, _: object) -> None:
+        norm.eval()  # its statistics are those of a part
+
     def gradient(accumulate: int) -> torch.Tensor:
         model = network(dropout=0.0)
         for layer in model.modules():
             if isinstance(layer, nn.BatchNorm2d):
-                layer.register_forward_pre_hook(lambda norm, _: norm.eval())  # its statistics are those of a part
+                layer.register_forward_pre_hook(still)
         train_steps(model, optimiser_of(model, clip_norm=0.0), batches(16, 16), device=CPU, accumulate=accumulate)
         return torch.cat([p.grad.flatten() for p in model.parameters()])
 
