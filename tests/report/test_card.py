@@ -58,7 +58,15 @@ def facts(bundle: Bundle, **changes) -> TrainingFacts:
         "subgroups": Subgroups(side="test", parts=[part | {"figures": told["test"]}], untold=["plane"]),
         "worst_groups": [{"n": 10, "positives": 3, "missed": 3, "alarms": 2, "row_id": "cafe0123"}],
         "held_out": [held_out],
-        "audit": {"size": {"auroc": 0.9123}},
+        "audit": {
+            "size": {
+                "auroc": 0.9123,
+                "auroc_interval": [0.9, 0.92],
+                "known": 1.0,
+                "removed": "yes",
+                "suspect": True,
+            }
+        },
         "settings": {"labels": "labels.csv", "identifiers": "pseudonym", "uris": "keep"},
     }
     return given.training(**values | changes)
