@@ -7,7 +7,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mri_ray.learn import bundle as bundles
 from mri_ray.learn.bundle import Bundle
-from mri_ray.report import figures
+from mri_ray.report import audit, figures
 from mri_ray.report.answers import most_telling
 from mri_ray.report.facts import TrainingFacts
 from mri_ray.report.text import count, duration, short
@@ -36,7 +36,7 @@ def _values(bundle: Bundle, facts: TrainingFacts) -> dict[str, Any]:
         "parts": list(figures.parts(facts.subgroups)),
         "lesions": list(figures.lesions(facts.subgroups)),
         "beside": list(figures.beside(facts)),
-        "audit": bundles.table(facts.audit) if facts.audit else "",
+        "audit": list(audit.shortcuts(facts.audit)),
         "proofs": bundles.table(bundle.proofs) if bundle.proofs else "",
         "versions": bundles.table(facts.versions),
         "no_patients": facts.settings.get("labels") is None,
