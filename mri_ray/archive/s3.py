@@ -16,7 +16,6 @@ from typing import Any
 
 import obstore
 import obstore.exceptions
-import obstore.store
 import pyarrow as pa
 import pyarrow.fs
 import s3fs

@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -115,21 +115,23 @@ def _s3(archive: str):
     return S3Store.from_url(archive, client_options={"allow_http": True})
 
 
-def main(archive: str, bundle: str, output: str) -> None:
-    Path(output).mkdir(parents=True)
+def a_process_a_core(score: Callable[..., None], *arguments: object) -> None:
+    """Each is also given a counter that all share, and its own number."""
     os.environ.update(KEPT)  # read by the C library of the processes started from here
     spawn = multiprocessing.get_context("spawn")
-    paths, taken = listed(archive), spawn.Value("q", 0)
-    workers = [
-        spawn.Process(target=score, args=(archive, bundle, output, paths, taken, number))
-        for number in range(os.cpu_count() or 1)
-    ]
+    taken = spawn.Value("q", 0)
+    workers = [spawn.Process(target=score, args=(*arguments, taken, number)) for number in range(os.cpu_count() or 1)]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join()
     if any(worker.exitcode for worker in workers):
         raise SystemExit("a process failed")
+
+
+def main(archive: str, bundle: str, output: str) -> None:
+    Path(output).mkdir(parents=True)
+    a_process_a_core(score, archive, bundle, output, listed(archive))
 
 
 if __name__ == "__main__":

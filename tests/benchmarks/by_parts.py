@@ -4,17 +4,16 @@ Held against (a) it tells what the engine costs; against (b), what the job does 
 a digest of the pixels, whether there is colour, columns of the header.
 """
 
-import multiprocessing
 import os
 import sys
 import tempfile
 
-from tests.benchmarks.by_hand import KEPT
+from tests.benchmarks.by_hand import a_process_a_core
 
 _SHARD = 64  # objects
 
 
-def score(archive: str, bundle: str, output: str, books: str, taken) -> None:
+def score(archive: str, bundle: str, output: str, books: str, taken, _: int) -> None:
     """Take shards until there are none; one Parquet file each."""
     from mri_ray.archive import outputs
     from mri_ray.archive.manifest import Manifest
@@ -46,21 +45,9 @@ def main(archive: str, bundle: str, output: str) -> None:
     from mri_ray.archive.manifest import Manifest
     from mri_ray.archive.storage import Location
 
-    os.environ.update(KEPT)  # read by the C library of the processes started from here
-    spawn = multiprocessing.get_context("spawn")
-    taken = spawn.Value("q", 0)
     with tempfile.TemporaryDirectory() as books:
         Manifest(Location.of(books)).update(Location.of(archive).list(), shard_objects=_SHARD)
-        workers = [
-            spawn.Process(target=score, args=(archive, bundle, output, books, taken))
-            for _ in range(os.cpu_count() or 1)
-        ]
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join()
-    if any(worker.exitcode for worker in workers):
-        raise SystemExit("a process failed")
+        a_process_a_core(score, archive, bundle, output, books)
 
 
 if __name__ == "__main__":

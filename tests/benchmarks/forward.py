@@ -14,9 +14,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from tests.benchmarks.by_hand import KEPT
 from tests.benchmarks.measure import ROOT
 
-_KEPT = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**30)}
 _CONVOLUTIONS = ((64, 56), (128, 28), (256, 28), (512, 14))  # channels, side; 3 x 3, batches of 8
 _BATCH = 8
 
@@ -29,7 +29,7 @@ def measure(bundle: Path, seconds: float) -> list[dict[str, Any]]:
 
 def _measured(bundle: Path, seconds: float, processes: int, threads: int) -> dict[str, Any]:
     command = [sys.executable, "-m", "tests.benchmarks.forward", str(bundle), str(seconds), str(threads)]
-    given = os.environ | _KEPT | {"OMP_NUM_THREADS": str(threads)}
+    given = os.environ | KEPT | {"OMP_NUM_THREADS": str(threads)}
     running = [
         subprocess.Popen(command, cwd=ROOT, env=given, stdout=subprocess.PIPE, text=True) for _ in range(processes)
     ]
