@@ -91,5 +91,12 @@ def cpus() -> int:
     return int(ray.cluster_resources().get("CPU", 0))
 
 
+def lasting_cpus() -> int:
+    """CPUs that are left when the largest of several nodes goes; all where there is one."""
+    of_nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+    some = [number for number in of_nodes if number]
+    return sum(some) - (max(some) if len(some) > 1 else 0)
+
+
 def gpus() -> int:
     return int(ray.cluster_resources().get("GPU", 0))

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import ray
 from ray.util.queue import Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mri_ray.archive.manifest import Shard
 from mri_ray.errors import MriRayError, OutOfTime
@@ -130,7 +131,9 @@ class History:
 @contextmanager
 def relayed(tell: Callable[[dict[str, Any]], None]) -> Iterator[Queue]:
     """A queue for workers; each text put into it becomes a line of the driver's log, each mapping is told."""
-    queue = Queue(actor_options={"num_cpus": 0})
+    # On the driver's node: on another one, that may go, what the workers say would be lost from then on.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
 
     def relay() -> None:
         while (item := queue.get()) is not None:

@@ -363,7 +363,7 @@ def _rows(cohort: Cohort, side: int, *, masked: bool = False) -> Rows:
 
 
 def _scaling(settings: TrainSettings) -> ray.train.ScalingConfig:
-    """A GPU for each worker when the cluster has any; else at most half the cluster's CPUs, so that reading fits."""
+    """A GPU for each worker when the cluster has any; else at most half the CPUs that last, so that reading fits."""
     workers, least = settings.workers, settings.least_workers
     number: Any = workers if least is None else (least, workers)  # its annotation knows of one number only
     gpus = cluster.gpus()
@@ -371,8 +371,9 @@ def _scaling(settings: TrainSettings) -> ray.train.ScalingConfig:
         if (least or workers) > gpus:
             raise ConfigError(f"train.workers: at most one a GPU, got {least or workers} workers for {gpus} GPUs")
         return ray.train.ScalingConfig(num_workers=number, use_gpu=True)
-    share = min(1.0, cluster.cpus() / 2 / workers) or 1.0  # a cluster without any yet is made of whole ones
-    return ray.train.ScalingConfig(num_workers=number, resources_per_worker={"CPU": share})
+    share = min(1.0, cluster.lasting_cpus() / 2 / workers) or 1.0  # a cluster without any yet is made of whole ones
+    # Spread: a node that is full of workers has no room for reading, and takes all of them along when it goes.
+    return ray.train.ScalingConfig(num_workers=number, resources_per_worker={"CPU": share}, placement_strategy="SPREAD")
 
 
 def _named(error: ray.train.TrainingFailedError) -> MriRayError:

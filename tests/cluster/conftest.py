@@ -1,4 +1,4 @@
-"""Ray clusters of several raylets in processes of their own, and scoring jobs started on them as users start them."""
+"""Ray clusters of several raylets in processes of their own, and jobs started on them as users start them."""
 
 import os
 import shutil
@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from mri_ray.learn.settings import ModelConfig
 from mri_ray.prepare.settings import PrepareConfig
 
 ROOT = Path(__file__).parents[2]
+AT_WORK = {"score": b"ray::_done", "train": b"RayTrainWorker"}  # in the names of processes that do a job's work
 _WAIT_S = 400.0  # far more than anything takes on a machine with nothing else to do
 
 
@@ -55,24 +57,32 @@ class Nodes:
             node = self._cluster.add_node(**self._shared, **more)  # Ray's 30 s are short where a machine stalls
         self._nodes.append(node)
 
-    def workers(self, number: int | None = None) -> list[int]:
-        """Processes that are at work on a shard, of a node or of all."""
+    def workers(self, number: int | None = None, job: str = "score") -> list[int]:
+        """Processes that are at work on a shard, or on a training, of a node or of all."""
         raylets = {self._raylet(node) for node in (self._nodes if number is None else [self._nodes[number]])}
         found = []
         for entry in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):
                 name = (entry / "cmdline").read_bytes()
                 parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-                if parent in raylets and name.startswith(b"ray::_done"):
+                if parent in raylets and name.startswith(b"ray::") and AT_WORK[job] in name:
                     found.append(int(entry.name))
         return found
 
     def kill_worker(self, number: int, run: "Run") -> None:
         """SIGKILL to a process of a node as soon as one is at work."""
         found: list[int] = []
-        run.until(lambda: found.extend(self.workers(number)) or found)
+        run.until(lambda: found.extend(self.workers(number, run.job)) or found)
         for pid in found:
             os.kill(pid, signal.SIGKILL)
+
+    def kill_driver(self, run: "Run") -> None:
+        """SIGKILL to a job; returns when what did its work is gone as well."""
+        run.kill()
+        end = time.monotonic() + 60
+        while self.workers(job=run.job):
+            assert time.monotonic() < end, "workers outlive their driver"
+            time.sleep(0.1)
 
     def kill_raylet(self, number: int) -> None:
         os.kill(self._raylet(self._nodes[number]), signal.SIGKILL)
@@ -107,17 +117,22 @@ def nodes(s3_server) -> Iterator[Nodes]:
 
 
 @pytest.fixture
-def score(nodes, tmp_path) -> Iterator[Callable[..., "Run"]]:
-    """Starts `python -m jobs.score` on the cluster; ends what is left when the test ends."""
+def job(nodes, tmp_path) -> Iterator[Callable[..., "Run"]]:
+    """Starts `python -m jobs.NAME` on the cluster; ends what is left when the test ends."""
     started: list[Run] = []
 
-    def start(*pairs: str) -> Run:
-        started.append(Run(tmp_path / f"run-{len(started)}.log", [*pairs, f"ray.address={nodes.address}"]))
+    def start(name: str, *pairs: str) -> Run:
+        started.append(Run(name, tmp_path / f"run-{len(started)}.log", [*pairs, f"ray.address={nodes.address}"]))
         return started[-1]
 
     yield start
     for run in started:
         run.kill()
+
+
+@pytest.fixture
+def score(job) -> Callable[..., "Run"]:
+    return partial(job, "score")
 
 
 @pytest.fixture
@@ -150,11 +165,12 @@ def pictures() -> Callable[[Location, int], dict[str, bytes]]:
 class Run:
     """A job that is under way."""
 
-    def __init__(self, log: Path, pairs: list[str]) -> None:
+    def __init__(self, job: str, log: Path, pairs: list[str]) -> None:
+        self.job = job
         self._log = log
         with log.open("wb") as file:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "jobs.score", *pairs], cwd=ROOT, stdout=file, stderr=file
+                [sys.executable, "-m", f"jobs.{job}", *pairs], cwd=ROOT, stdout=file, stderr=file
             )
 
     def until(self, met: Callable[[], Any]) -> None:
@@ -164,6 +180,10 @@ class Run:
             assert self._process.poll() is None, self._log.read_text()
             assert time.monotonic() < end, self._log.read_text()
             time.sleep(0.05)
+
+    @property
+    def printed(self) -> str:
+        return self._log.read_text()
 
     def wait(self) -> str:
         """All that it has printed, when it has ended well."""

@@ -1,9 +1,7 @@
 """A run through everything at once: storage that fails now and then, and processes of every kind that are killed."""
 
 import json
-import time
 from collections.abc import Callable
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -49,18 +47,11 @@ def test_a_run_through_kills_and_faults_ends_as_an_undisturbed_one(
     def shards(number: int) -> Callable[[], bool]:
         return lambda: len(output.keys("results/")) >= number
 
-    def kill_driver(run: Any) -> None:
-        run.kill()
-        end = time.monotonic() + 60
-        while nodes.workers():
-            assert time.monotonic() < end, "workers outlive their driver"
-            time.sleep(0.1)
-
     run = score(*line)
     run.until(shards(2))
     nodes.kill_worker(1, run)
     run.until(shards(8))
-    kill_driver(run)
+    nodes.kill_driver(run)
 
     run = score(*line)
     run.until(shards(12))
@@ -68,7 +59,7 @@ def test_a_run_through_kills_and_faults_ends_as_an_undisturbed_one(
     run.until(shards(16))
     nodes.kill_worker(0, run)
     run.until(shards(20))
-    kill_driver(run)
+    nodes.kill_driver(run)
 
     run = score(*line)
     run.until(shards(26))
