@@ -14,6 +14,7 @@ from mri_ray.cohort.held_out import NAIVE, Division
 from mri_ray.cohort.split import TEST, VALIDATION
 from mri_ray.learn.bundle import Bundle
 from mri_ray.learn.settings import EvaluationConfig
+from mri_ray.on_ray.progress import Tell, nobody
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +23,11 @@ Answered = Callable[[Bundle, Cohort, int], np.ndarray]  # logits of the rows of 
 
 
 def trained_beside(
-    divisions: Sequence[Division], make: Made, answer: Answered, evaluation: EvaluationConfig
+    divisions: Sequence[Division],
+    make: Made,
+    answer: Answered,
+    evaluation: EvaluationConfig,
+    tell: Tell = nobody,
 ) -> list[dict[str, Any]]:
     """By kind: {kind, parts, pooled}; a part is {name, counts, leakage, fault, threshold, test}, the naive one's also
     {validation}.
@@ -32,13 +37,13 @@ def trained_beside(
     than two parts have any.
     """
     return [
-        _kind(kind, list(parts), make, answer, evaluation)
+        _kind(kind, list(parts), make, answer, evaluation, tell)
         for kind, parts in groupby(divisions, key=lambda division: division.kind)
     ]
 
 
 def _kind(
-    kind: str, divisions: list[Division], make: Made, answer: Answered, evaluation: EvaluationConfig
+    kind: str, divisions: list[Division], make: Made, answer: Answered, evaluation: EvaluationConfig, tell: Tell
 ) -> dict[str, Any]:
     parts, rows = [], []
     for division in divisions:
@@ -55,6 +60,7 @@ def _kind(
             log.warning("%s, %s: not trained, as %s", kind, division.name, division.fault)
             continue
         log.info("%s, %s: a training of its own", kind, division.name)
+        tell(training=f"{kind}, {division.name}")
         bundle = make(cohort)
         tested = _rows(bundle, cohort, TEST, answer)
         rows.append(tested)

@@ -89,6 +89,14 @@ def _progress(done: Mapping[str, int], whole: Mapping[str, int], seconds: float)
     }
 
 
+def epoch(line: Mapping[str, Any] | None, epochs: int) -> dict[str, Any]:
+    """How far a training is, by the last line of its history; None before the first."""
+    line = line or {"epoch": 0}
+    figures = {name: line.get(name) for name in ("images_per_s", "waiting", "validation_auroc")}
+    rounded = {name: None if value is None else round(value, 4) for name, value in figures.items()}
+    return {"epoch": line["epoch"], "epochs": epochs, **rounded}
+
+
 def line(what: str, progress: Mapping[str, Any]) -> str:
     """One line for people: objects, rate, remaining time, quarantined, bytes."""
     left = "" if progress["eta_s"] is None else f"{duration(progress['eta_s'])} left, "

@@ -1,6 +1,7 @@
 """The training job: archive -> prepared rows -> cohort -> network -> bundle, evaluated on every side of the split."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -36,6 +37,7 @@ from mri_ray.on_ray.masks import bring, looked_at, told
 from mri_ray.on_ray.settings import TrainRun, TrainSettings, listed
 from mri_ray.on_ray.stream import Prepared
 from mri_ray.on_ray.studies import with_keys
+from mri_ray.on_ray.tracking import tracked
 from mri_ray.on_ray.work import ONE_CPU, own_error
 from mri_ray.predict import snapshot
 from mri_ray.predict.levels import study_point
@@ -51,6 +53,7 @@ _INDECISIVE = (
     *("output", "cache", "storage", "ray", "shards", "max_quarantined_fraction", "max_runtime_s"),
     *("split", "calibration", "evaluation", "audit"),
 )
+_TRACKED = ("seed", "prepare", "augment", "model", "optimiser", "train")
 
 log = logging.getLogger(__name__)
 
@@ -98,6 +101,7 @@ class _Training(LabelledJob):
         record.values["this_run"] |= prepared
         cohort = self._cohort()
         others = divisions(cohort, settings.split, naive=settings.evaluation.naive, seed=settings.seed)
+        record.tell(training="of the bundle")
         with record.stage("training"):
             weights, history = self._fit(cohort)
         # The test side is not looked at before the bundle is settled.
@@ -106,7 +110,7 @@ class _Training(LabelledJob):
         with record.stage("proving"):
             bundle = replace(bundle, proofs=self._proofs(bundle, cohort))
         with record.stage("training beside"):
-            beside = trained_beside(others, self._made, self._answered, settings.evaluation)
+            beside = trained_beside(others, self._made, self._answered, settings.evaluation, record.tell)
         with record.stage("evaluating"):
             if self.masks is not None:
                 record.note(lesions=self._lesion_figures(bundle, cohort))
@@ -177,13 +181,20 @@ class _Training(LabelledJob):
         name = digest("fit", digest_json(decisive), cohort.digest())
         self.fit_names.append(name)
         try:
-            with progress.relayed(partial(curves.tell, self.output / curves.FOLDER / name)) as queue:
+            self.record.tell(**progress.epoch(None, settings.train.epochs))
+            shown = {part: decisive[part] for part in _TRACKED}
+            with tracked(name, shown) as track, progress.relayed(partial(self._tell_epoch, name, track)) as queue:
                 result = self._trainer(name, task, queue).fit()
         except ray.train.TrainingFailedError as exc:
             raise _named(exc) from exc
         assert result.checkpoint is not None, "a training that ended has reported an epoch"
         with result.checkpoint.as_directory() as folder:
             return train_worker.read_checkpoint(Path(folder))
+
+    def _tell_epoch(self, name: str, track: Callable[[train_worker.Epoch], None], line: train_worker.Epoch) -> None:
+        self.record.tell(**progress.epoch(line, self.settings.train.epochs))
+        track(line)
+        curves.tell(self.output / curves.FOLDER / name, line)
 
     def _lesion_figures(self, bundle: Bundle, cohort: Cohort) -> dict[str, dict[str, Any]]:
         """By side, how well the bundle's heat maps agree with masks it has not learned from."""
