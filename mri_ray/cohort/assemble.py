@@ -33,7 +33,8 @@ class Cohort:
     float64, pixels of the lesion on the slice, NaN where that is not known; mask_known: bool, whether its mask can be
     learned from. masks_told: what masks told that is wrong.
     The index also tells of each row picture int32 (copies share a number), owner int32 (of known patients and studies,
-    else null), and path, below the archive's root, whether or not paths may be written anywhere.
+    else null), path, below the archive's root, whether or not paths may be written anywhere, and told_split, the side
+    that labels tell.
     """
 
     index: pa.Table
@@ -153,6 +154,7 @@ def assemble(
     rows = rows.append_column("picture", pa.array(group(digests, joinable, near=near)))
     rows = rows.append_column("owner", pa.array(group([None] * len(digests), joinable, *owners), mask=unknown))
     rows = rows.append_column("path", paths)
+    rows = rows.append_column("told_split", pa.array([matched.split[i] for i in chosen.tolist()], pa.string()))
     source, names = sources(paths, groups)
     side = np.full(rows.num_rows, TRAIN, np.int8)
     if split is not None:

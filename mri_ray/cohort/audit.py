@@ -56,9 +56,9 @@ def leaks(cohort: Cohort, side: np.ndarray) -> dict[str, int]:
     """Slices of a split's test side, and how many of them have something on the other sides that spoils them.
 
     same_pixels: the same picture. copy: that, or a near copy. owner: the same patient or study. any: one of these, be
-    it by way of others. side: int8 (N,), of the split.
+    it by way of others. side: int8 (N,), of the split, -1 for rows that it leaves out.
     """
-    test = side == TEST
+    test, others = side == TEST, (side >= 0) & (side != TEST)
     by = {
         "same_pixels": _exact(cohort),
         "copy": cohort.index["picture"].to_numpy(),
@@ -67,7 +67,7 @@ def leaks(cohort: Cohort, side: np.ndarray) -> dict[str, int]:
     }
     found = {"test_slices": int(test.sum())}
     for name, number in by.items():
-        found[name] = int(np.sum((number[test] >= 0) & np.isin(number[test], number[~test])))
+        found[name] = int(np.sum((number[test] >= 0) & np.isin(number[test], number[others])))
     return found
 
 

@@ -17,7 +17,7 @@ from mri_ray.errors import LabelError
 
 KEYS = ("path", "sop_uid", "series_uid", "study_uid")  # what a label may be of: a file goes by the first that it has
 LESION = ("lesion_px", "lesion_pixels", "mask_pixels")  # how large the lesion on a slice is: by any of these names
-OPTIONAL = ("patient_id", "study_date", *LESION)
+OPTIONAL = ("patient_id", "study_date", "split", *LESION)
 
 
 def read(location: Location, where: str) -> dict[str, pa.Array]:

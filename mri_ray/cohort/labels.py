@@ -3,7 +3,7 @@
 A labels table holds key string, label int8 (the position in `CLASSES`), patient string or null, study_date string or
 null, and level string, the same for all rows: whether keys are paths below the archive's root, or the keys of studies,
 series or instances that results have in place of UIDs. Where a file tells it, also lesion_px double: pixels of the
-lesion on a slice, of the picture as it is stored.
+lesion on a slice, of the picture as it is stored; and split string: the side on which it says that an object stands.
 """
 
 import re
@@ -69,7 +69,8 @@ class Matched:
     """Labels brought to the order of an archive's rows. label: int8 (N,), -1 where there is none.
 
     weak: rows called tumor by a label that covers several rows (a study, a series, a volume): the lesion need not be
-    on each of them, so figures by slice are worth less. lesion_px: float64 (N,), NaN where it is not known.
+    on each of them, so figures by slice are worth less. lesion_px: float64 (N,), NaN where it is not known. split: the
+    side that labels tell, None where they tell none.
     """
 
     label: np.ndarray
@@ -78,6 +79,7 @@ class Matched:
     unlabelled: int
     labels_without_file: int
     lesion_px: np.ndarray
+    split: list[str | None]
     weak: int = 0
 
 
@@ -124,8 +126,9 @@ def labels_from_file(
 
     Columns: path (below the archive's root; in a pack `pack.zip!/path/in/pack`) or, without it, the first there is of
     sop_uid, series_uid and study_uid; label (a class, a word of `classes`, or 0/1); and optionally patient_id,
-    study_date, and lesion_px (or mask_pixels). Others are ignored. key_of: (level, UID) -> the key that results have in
-    place of the UID. quote: whether a message may repeat a label that has no class; one in a file of UIDs never does.
+    study_date, split, and lesion_px (or mask_pixels). Others are ignored. key_of: (level, UID) -> the key that results
+    have in place of the UID. quote: whether a message may repeat a label that has no class; one in a file of UIDs never
+    does.
     Raises LabelError naming file, data row (from 1, without the header) and rule, but never a UID or a patient.
     """
     words = {**{str(code): code for code in range(len(CLASSES))}, **{name: CLASSES.index(name) for name in CLASSES}}
@@ -147,6 +150,8 @@ def labels_from_file(
         column = columns.get(other, pa.nulls(len(key), pa.string()))
         parts.append(_one_a_key(at, count, column, other, name, where))
     table = pa.table([position.dictionary, *parts, pa.repeat(_LEVELS[name].value, count)], schema=LABELS)
+    if "split" in columns:
+        table = table.append_column("split", _one_a_key(at, count, columns["split"], "split", name, where))
     lesion = next((other for other in LESION if other in columns), None)
     if lesion is None:
         return table
@@ -191,11 +196,13 @@ def together(parts: Sequence[tuple[np.ndarray, Matched]], count: int) -> Matched
     label = np.full(count, -1, np.int8)
     patient: list[str | None] = [None] * count
     study_date: list[str | None] = [None] * count
+    split: list[str | None] = [None] * count
     lesion_px = np.full(count, np.nan)
     for mine, matched in parts:
         label[mine], lesion_px[mine] = matched.label, matched.lesion_px
-        for place, one, other in zip(mine.tolist(), matched.patient, matched.study_date, strict=True):
-            patient[place], study_date[place] = one, other
+        told = zip(mine.tolist(), matched.patient, matched.study_date, matched.split, strict=True)
+        for place, *values in told:
+            patient[place], study_date[place], split[place] = values
     return Matched(
         label=label,
         patient=patient,
@@ -203,6 +210,7 @@ def together(parts: Sequence[tuple[np.ndarray, Matched]], count: int) -> Matched
         unlabelled=sum(matched.unlabelled for _, matched in parts),
         labels_without_file=sum(matched.labels_without_file for _, matched in parts),
         lesion_px=lesion_px,
+        split=split,
         weak=sum(matched.weak for _, matched in parts),
     )
 
@@ -239,6 +247,7 @@ def bring(keys: pa.Array | Sequence[str], labels: pa.Table, rows: pa.Table | Non
         unlabelled=place.null_count,
         labels_without_file=int((covered == 0).sum()),
         lesion_px=_lesions(labels, place, covered),
+        split=whole(labels["split"]).take(place).to_pylist() if "split" in labels.column_names else [None] * len(place),
         weak=int(np.isin(place.fill_null(-1).to_numpy(), np.flatnonzero(shared)).sum()),
     )
 

@@ -97,6 +97,25 @@ def assign(
     return sides
 
 
+def sides_told(config: SplitConfig, words: pa.ChunkedArray) -> np.ndarray | None:
+    """The sides that a labels file tells in the words of `split.folders`, int8 (N,), -1 where it tells none.
+
+    None where it tells none at all. Raises SplitError for another word.
+    """
+    found = pc.utf8_lower(pc.utf8_trim_whitespace(words)).combine_chunks().dictionary_encode()
+    known = _folder_sides(config.folders) | {name: code for code, name in enumerate(SIDES)}
+    if not len(found.dictionary):
+        return None
+    codes = [known.get(word, len(SIDES)) for word in found.dictionary.to_pylist()]
+    side = pa.array(codes, pa.int8()).take(found.indices).fill_null(-1).to_numpy()
+    if other := int(np.sum(side == len(SIDES))):
+        raise SplitError(
+            f"labels: split must be one of {', '.join(sorted(known))} (see split.folders) or empty, got another word "
+            f"for {other} of {len(side)} slices"
+        )
+    return side
+
+
 def group_positions(
     seed: int, row_ids: Sequence[str], patients: Sequence[str | None], groups: np.ndarray
 ) -> np.ndarray:

@@ -13,7 +13,7 @@ from mri_ray.cohort import audit, shortcuts
 from mri_ray.cohort.assemble import Cohort
 from mri_ray.cohort.groups import contradicting
 from mri_ray.cohort.labels import CLASSES
-from mri_ray.cohort.split import assign
+from mri_ray.cohort.split import assign, sides_told
 from mri_ray.errors import SplitError
 from mri_ray.learn.plan import Rows
 from mri_ray.on_ray import cluster, cohorts, ingest
@@ -69,9 +69,10 @@ class _Audit(LabelledJob):
         record.write(self.output)
 
     def _leaks(self, cohort: Cohort) -> dict[str, dict[str, int]]:
-        """Of the archive's own split into folders, if it has one, and of slices dealt at random."""
+        """Of the splits that labels and folders tell, where they do, and of slices dealt at random."""
         count = len(cohort.label)
-        found = {}
+        side = sides_told(self.settings.split, cohort.index["told_split"])
+        found = {} if side is None else {"labels": audit.leaks(cohort, side)}
         for kind in ("folder", "image"):
             try:
                 side = assign(

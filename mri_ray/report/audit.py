@@ -17,7 +17,11 @@ LEAKS = {
     "owner": "have their patient or study there",
     "any": "have any of these, be it by way of others",
 }
-SPLITS = {"folder": "by folder, as the archive has it", "image": "slices dealt at random"}
+SPLITS = {
+    "labels": "as the labels file tells it",
+    "folder": "by folder, as the archive has it",
+    "image": "slices dealt at random",
+}
 
 
 KINDS = {

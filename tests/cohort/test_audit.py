@@ -9,7 +9,8 @@ from mri_ray.cohort.assemble import INDEX, assemble
 from mri_ray.cohort.groups import contradicting, group
 from mri_ray.cohort.labels import DEFAULT_CLASSES, Matched
 from mri_ray.cohort.shortcuts import AuditConfig
-from mri_ray.cohort.split import TEST, TRAIN, SplitConfig
+from mri_ray.cohort.split import TEST, TRAIN, VALIDATION, SplitConfig, sides_told
+from mri_ray.errors import SplitError
 from mri_ray.records import Flag, prepared_schema
 
 
@@ -28,7 +29,7 @@ def rows(entries: list[dict]) -> pa.Table:
     )
 
 
-def cohort(entries, labels, patients=None, near=(), split=None):
+def cohort(entries, labels, patients=None, near=(), split=None, sides=None):
     matched = Matched(
         label=np.array(labels, np.int8),
         patient=patients or [None] * len(labels),
@@ -36,6 +37,7 @@ def cohort(entries, labels, patients=None, near=(), split=None):
         unlabelled=0,
         labels_without_file=0,
         lesion_px=np.full(len(labels), np.nan),
+        split=sides or [None] * len(labels),
     )
     paths = pa.chunked_array([[entry["path"] for entry in entries]])
     return assemble(rows(entries), paths=paths, matched=matched, key_of=str, near=near, split=split, seed=0)
@@ -75,6 +77,21 @@ def test_leaks_are_counted_by_what_they_come_from():
     exact = np.array([TRAIN, TEST, TEST, TRAIN, TRAIN, TEST, TRAIN, TEST], np.int8)
     found = audit.leaks(cohort(ENTRIES, LABELS, PATIENTS, near=[("b", "a")]), exact)
     assert found == {"test_slices": 4, "same_pixels": 1, "copy": 2, "owner": 0, "any": 2}
+
+
+def test_a_split_that_labels_tell_is_judged_without_what_it_leaves_out():
+    given = [ENTRIES, LABELS, PATIENTS]
+    words = ["Training", None, "TEST", "testing ", "train", "val", "train", "test"]
+    found = cohort(*given, near=[("b", "a")], sides=words)
+    side = sides_told(SplitConfig(), found.index["told_split"])
+    assert side.tolist() == [TRAIN, -1, TEST, TEST, TRAIN, VALIDATION, TRAIN, TEST]
+    assert audit.leaks(found, side) == {"test_slices": 3, "same_pixels": 0, "copy": 1, "owner": 1, "any": 2}
+    side = np.where(np.arange(len(side)) == 0, -1, side)  # b has no copy left on another side
+    assert audit.leaks(found, side)["copy"] == 0
+    assert sides_told(SplitConfig(), cohort(*given).index["told_split"]) is None
+    own = SplitConfig(folders={"train": ["a"], "test": ["b"]})
+    with pytest.raises(SplitError, match=r"split must be one of a, b, test, train, validation .* for 1 of 8 slices"):
+        sides_told(own, cohort(*given, sides=["a", "b", "fold 3", *[None] * 5]).index["told_split"])
 
 
 def test_pictures_are_counted_by_class():

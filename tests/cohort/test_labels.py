@@ -394,6 +394,19 @@ def test_sizes_of_lesions_come_with_the_labels(labels_file, name):
     assert np.isnan(bring(["a.png"], labels_file("path,label\na.png,tumor\n")).lesion_px).all()
 
 
+def test_the_side_of_a_split_comes_with_the_labels(labels_file):
+    table = labels_file("path,label,split\na.png,tumor,train\nb.png,normal,\nc.zip,normal,Test\n")
+    found = bring(["c.zip!/x.png", "b.png", "d.png", "a.png", "c.zip!/y.png"], table)
+    assert found.split == ["Test", None, None, "train", "Test"]
+    parts = [
+        (np.array([1]), bring(["a.png"], table)),
+        (np.array([0]), bring(["a.png"], labels_file("path,label\na.png,1\n"))),
+    ]
+    assert together(parts, 2).split == [None, "train"]
+    with pytest.raises(LabelError, match=r"data rows 1 and 2: split of one path must agree, got two"):
+        labels_file("path,label,split\na.png,tumor,train\na.png,tumor,test\n")
+
+
 @pytest.mark.parametrize("size", ["large", "-3", "1;2"])
 def test_a_size_that_is_no_number_is_refused(labels_file, size):
     with pytest.raises(LabelError, match="mask_pixels must be a number of pixels"):

@@ -24,7 +24,10 @@ def facts(**changes) -> AuditFacts:
             "normal": {"slices": 2001, "pixels": 1503, "pictures": 431, "groups": 430},
             "tumor": {"slices": 2320, "pixels": 2222, "pictures": 2111, "groups": 230},
         },
-        "leaks": {"folder": {"test_slices": 400, "same_pixels": 79, "copy": 304, "owner": 12, "any": 311}},
+        "leaks": {
+            "labels": {"test_slices": 8, "same_pixels": 0, "copy": 0, "owner": 0, "any": 0},
+            "folder": {"test_slices": 400, "same_pixels": 79, "copy": 304, "owner": 12, "any": 311},
+        },
         "groups": [{"slices": 81, "tumor": 0, "pictures": 1, "owners": 0}],
         "contradictions": {"pictures": 1, "first": [["file:///archive/a.png", f"file:///archive/{HOSTILE}"]]},
         "shortcuts": SHORTCUTS,
