@@ -78,9 +78,9 @@ def largest(cohort: Cohort, number: np.ndarray, count: int) -> list[np.ndarray]:
     return [np.flatnonzero(number == values[place]) for place in order if sizes[place] > 1]
 
 
-def different(cohort: Cohort, rows: np.ndarray, count: int) -> np.ndarray:
-    """The first of the rows whose pixels differ."""
-    _, first = np.unique(columns.codes(cohort.index["pixel_digest"])[rows], return_index=True)
+def different(number: np.ndarray, rows: np.ndarray, count: int) -> np.ndarray:
+    """The first of the rows with different numbers."""
+    _, first = np.unique(number[rows], return_index=True)
     return rows[np.sort(first)[:count]]
 
 

@@ -21,13 +21,20 @@ class Lesions:
 
 
 def lesions(
-    label: np.ndarray, marked: np.ndarray, fault: np.ndarray, *, given: np.ndarray, without_slice: int
+    label: np.ndarray,
+    marked: np.ndarray,
+    fault: np.ndarray,
+    *,
+    given: np.ndarray,
+    packed: np.ndarray,
+    without_slice: int,
 ) -> Lesions:
     """Labels and masks brought together.
 
     label: int8 (N,), 1 tumor. marked: float64 (N,), pixels of each row's mask, NaN where there is none. fault: str
     (N,), why a mask cannot be used, "" where it can. given: bool (N,), whether the row's archive has masks: what is
-    learned from normal slices alone is that such pictures have no lesion. without_slice: masks that are of no slice.
+    learned from normal slices alone is that such pictures have no lesion. packed: bool (N,), whether the row is of a
+    member of a pack, whose masks are not looked for. without_slice: masks that are of no slice.
     A normal slice has no lesion, mask or not; a tumor slice without a mask has one that is not known; where label and
     mask contradict each other the label stands and the mask is not used.
     Raises LabelError when no mask can be used.
@@ -41,11 +48,15 @@ def lesions(
             f"masks: at least one must be that of a tumor slice, got {int(np.sum(there | (fault != '')))} of "
             f"{len(label)} labelled slices with a mask ({int(np.sum(fault != ''))} of them cannot be used) and "
             f"{without_slice} masks of no slice; a mask has its slice's name, with any extension"
+            + (f"; {np.sum(packed)} slices lie in packs, which must be unpacked for it" if np.any(packed) else "")
         )
     told = {
         "masks are of no labelled slice and are not used": without_slice,
         "tumor slices have no mask: nothing is learned of where their lesion is": int(
-            np.sum(tumor & given & ~there & (fault == ""))
+            np.sum(tumor & given & ~packed & ~there & (fault == ""))
+        ),
+        "tumor slices lie in packs, where masks are not looked for: unpack them for their lesions to be learned": int(
+            np.sum(tumor & given & packed)
         ),
         "slices are called normal, but their mask marks a lesion: the label stands, and the mask is not used": int(
             np.sum(on_normal)

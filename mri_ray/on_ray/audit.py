@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from mri_ray.archive import outputs
 from mri_ray.archive.storage import Location
-from mri_ray.cohort import audit, shortcuts
+from mri_ray.cohort import audit, columns, shortcuts
 from mri_ray.cohort.assemble import Cohort
 from mri_ray.cohort.groups import contradicting
 from mri_ray.cohort.labels import CLASSES
@@ -102,9 +102,16 @@ class _Audit(LabelledJob):
 
     def _facts(self, cohort: Cohort, found: dict[str, Any]) -> AuditFacts:
         usable = self.showable(cohort.index)
-        copied = audit.largest(cohort, cohort.index["picture"].to_numpy(), _SHOWN)
-        some = [audit.different(cohort, rows[usable[rows]], _EACH) for rows in copied]
-        both = contradicting(cohort.index["picture"].to_numpy(), cohort.label)
+        picture = cohort.index["picture"].to_numpy()
+        pixels = columns.codes(cohort.index["pixel_digest"])
+        # Groups of one picture are shown as its copies.
+        joined = [rows for rows in audit.largest(cohort, cohort.group, _SHOWN) if len(np.unique(picture[rows])) > 1]
+
+        def shown(sets: list[np.ndarray], number: np.ndarray) -> list[tuple[int, list[tuple[str, np.ndarray]]]]:
+            some = [audit.different(number, rows[usable[rows]], _EACH) for rows in sets]
+            return [(len(rows), self._shown(cohort, mine)) for rows, mine in zip(sets, some, strict=True)]
+
+        both = contradicting(picture, cohort.label)
         pairs = both[usable[both].all(axis=1)][:_SHOWN]
         return AuditFacts(
             run_id=self.record.run_id,
@@ -115,7 +122,8 @@ class _Audit(LabelledJob):
                 "labels that name nothing that could be read": cohort.labels_without_file,
             },
             **{name: found[name] for name in ("pictures", "leaks", "groups", "contradictions", "shortcuts")},
-            copies=[(len(rows), self._shown(cohort, mine)) for rows, mine in zip(copied, some, strict=True)],
+            copies=shown(audit.largest(cohort, picture, _SHOWN), pixels),
+            joined=shown(joined, picture),
             both=[self._shown(cohort, pair) for pair in pairs],
             warnings=self.record.values["warnings"],
             timings_s=self.record.timings_s,

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray.train
 import ray.train.torch
 import torch
@@ -156,7 +157,8 @@ class _Training(LabelledJob):
             )
         marked, fault, without_slice = told(cohort.index, self._masks, self.manifest, names)
         has_masks = self._has_masks[self.source_of(cohort.index)]
-        return lesions(cohort.label, marked, fault, given=has_masks, without_slice=without_slice)
+        packed = pc.match_substring(cohort.index["path"], "!/").to_numpy()
+        return lesions(cohort.label, marked, fault, given=has_masks, packed=packed, without_slice=without_slice)
 
     def _fit(self, cohort: Cohort) -> tuple[Weights, list[train_worker.Epoch]]:
         settings = self.settings

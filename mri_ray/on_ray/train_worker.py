@@ -166,6 +166,7 @@ class _Worker:
             facts = load_checkpoint(Path(folder), self._network, self._optimiser, model=self.task.model)
             self._best = safetensors.torch.load_file(Path(folder) / BEST)
         self.say(f"going on after epoch {len(facts['history'])}")
+        self.say(facts["history"][-1])  # a driver that was killed may not have told it
         return facts["history"]
 
     def epochs(self, done: int) -> Iterator[int]:

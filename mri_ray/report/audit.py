@@ -45,7 +45,8 @@ def values(facts: AuditFacts) -> dict[str, Any]:
         "kinds": list(KINDS.values()),
         "leaks": list(_leaks(facts)),
         "shortcuts": list(shortcuts(facts.shortcuts)),
-        "copies": [(count(rows), [_picture(*item) for item in shown]) for rows, shown in facts.copies if shown],
+        "copies": _sets(facts.copies),
+        "joined": _sets(facts.joined),
         "both": [[_picture(*item) for item in pair] for pair in facts.both],
     }
 
@@ -92,6 +93,10 @@ def _leaks(facts: AuditFacts) -> Iterator[tuple[str, list[tuple[str, str, str]]]
             (what, count(leaks[name]), percent(leaks[name] / whole if whole else None)) for name, what in LEAKS.items()
         ]
         yield SPLITS[kind], [("test slices", count(whole), ""), *rows]
+
+
+def _sets(some: list[tuple[int, list[tuple[str, np.ndarray]]]]) -> list[tuple[str, list[dict[str, str]]]]:
+    return [(count(rows), [_picture(*item) for item in shown]) for rows, shown in some if shown]
 
 
 def _picture(name: str, pixels: np.ndarray) -> dict[str, str]:

@@ -112,7 +112,8 @@ class AuditFacts:
     """What the page of an audit shows. pictures, contradictions, shortcuts, groups: as `cohort.audit` gives them.
 
     leaks: of each kind of split what `cohort.audit.leaks` gives. copies: pictures (uint8 (S, S) each, with their names)
-    of the most copied ones. both: pairs of pictures that have two labels. told: counts of slices and labels.
+    of the most copied ones. joined: those of the largest groups. both: pairs of pictures that have two labels. told:
+    counts of slices and labels.
     """
 
     run_id: str
@@ -124,6 +125,7 @@ class AuditFacts:
     contradictions: dict[str, Any]
     shortcuts: dict[str, dict[str, Any]]
     copies: list[tuple[int, list[tuple[str, np.ndarray]]]]
+    joined: list[tuple[int, list[tuple[str, np.ndarray]]]]
     both: list[list[tuple[str, np.ndarray]]]
     warnings: list[str]
     timings_s: dict[str, float]

@@ -1,10 +1,12 @@
 """What is said of a cohort before training: copies counted, leaks of splits, contradictory labels with both names."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from mri_ray.cohort import audit
+from mri_ray.cohort import audit, columns
 from mri_ray.cohort.assemble import INDEX, assemble
 from mri_ray.cohort.groups import contradicting, group
 from mri_ray.cohort.labels import DEFAULT_CLASSES, Matched
@@ -114,6 +116,14 @@ def test_a_picture_with_both_labels_is_told_with_both_names(near):
     assert "x/one.png (tumor)" in told
 
 
+def test_slices_without_label_and_labels_without_slice_are_told():
+    found = cohort(ENTRIES, [-1, -1, *LABELS[2:]])
+    assert len(found.label) == 6
+    told = replace(found, unlabelled=2, labels_without_file=3).warnings()
+    assert "2 slices have no label and are left out" in told
+    assert "3 labels name nothing that could be read in the archive" in told
+
+
 def test_slices_of_one_patient_and_blank_pictures_contradict_nothing():
     entries = [
         {"path": "one.png", "pixel_digest": "a"},
@@ -140,7 +150,8 @@ def test_the_largest_groups_and_their_pictures():
     ]
     (largest,) = audit.largest(found, found.index["picture"].to_numpy(), 5)
     assert largest.tolist() == [0, 1, 2]
-    assert audit.different(found, largest, 8).tolist() == [0, 2]
+    pixels = columns.codes(found.index["pixel_digest"])
+    assert audit.different(pixels, largest, 8).tolist() == [0, 2]
 
 
 def test_an_audit_is_plain_values():

@@ -9,11 +9,17 @@ from mri_ray.errors import LabelError
 NAN = float("nan")
 
 
-def told(label, marked, fault=None, without_slice=0, given=None):
+def told(label, marked, fault=None, without_slice=0, given=None, packed=None):
     count = len(label)
     reasons = np.array(fault or [""] * count, object)
     known = np.ones(count, bool) if given is None else np.array(given)
-    return lesions(np.array(label, np.int8), np.array(marked, float), reasons, given=known, without_slice=without_slice)
+    inside = np.zeros(count, bool) if packed is None else np.array(packed)
+    return lesions(
+        *(np.array(label, np.int8), np.array(marked, float), reasons),
+        given=known,
+        packed=inside,
+        without_slice=without_slice,
+    )
 
 
 def test_a_normal_slice_has_no_lesion_and_a_tumor_slice_without_a_mask_an_unknown_one():
@@ -46,3 +52,14 @@ def test_an_archive_without_masks_teaches_nothing_of_where_lesions_are():
     assert found.known.tolist() == [True, True, False, False]
     np.testing.assert_array_equal(found.px, [0, 9, 0, NAN])
     assert found.warnings == []
+
+
+def test_slices_in_packs_are_told_to_be_unpacked():
+    found = told([0, 1, 0, 1, 1], [NAN, 9, NAN, NAN, NAN], packed=[False, False, True, True, False])
+    assert found.known.tolist() == [True, True, True, False, False]
+    assert found.warnings == [
+        "1 tumor slices have no mask: nothing is learned of where their lesion is",
+        "1 tumor slices lie in packs, where masks are not looked for: unpack them for their lesions to be learned",
+    ]
+    with pytest.raises(LabelError, match="2 slices lie in packs, which must be unpacked for it"):
+        told([0, 1, 1], [NAN, NAN, NAN], packed=[True, True, False])

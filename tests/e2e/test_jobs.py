@@ -95,7 +95,7 @@ def test_a_killed_training_goes_on_after_its_last_epoch(jobs, phantoms, tmp_path
     assert [line["epoch"] for line in record(tmp_path)["history"]] == [1, 2, 3, 4, 5, 6]
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1500)
 def test_a_training_killed_within_a_fold_goes_on_there(jobs, phantoms, tmp_path):
     given = [f"archive={phantoms}", f"labels={phantoms.parent}/labels.csv", "prepare.size=64", "model.input_size=64"]
     given += ["model.width=4", "model.blocks=4", "train.epochs=4", "train.patience=null", "select.limit=150"]

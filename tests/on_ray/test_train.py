@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,10 @@ from PIL import Image
 
 from mri_ray import config, phantom
 from mri_ray.archive.storage import Location
-from mri_ray.errors import ArchiveNotFound, ConfigError, LabelError, TooManyQuarantined
+from mri_ray.errors import ArchiveNotFound, ConfigError, LabelError, TooManyQuarantined, TrainingFailed
 from mri_ray.learn import bundle as bundles
-from mri_ray.on_ray import train
-from mri_ray.on_ray.settings import TrainRun
+from mri_ray.on_ray import audit, train
+from mri_ray.on_ray.settings import AuditRun, TrainRun
 
 
 def table(uri: str):
@@ -148,6 +149,43 @@ def test_labels_of_the_test_side_change_its_figures_and_nothing_else(ray_cluster
     assert not list((tmp_path / "second" / "checkpoints").rglob("*.safetensors"))
     card = Path(second["bundle"].removeprefix("file://")) / "model_card.md"
     assert "naive, leaky" in card.read_text()
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_ends_the_run_and_names_its_batch(ray_cluster, small, archive, trained, tmp_path):
+    settings = given(
+        *(small, archive, archive.parent / "labels.csv", tmp_path),
+        cache=str(Path(trained["bundle"].removeprefix("file://")).parent),
+        optimiser={"learning_rate": 1e38, "warmup_epochs": 0},
+    )
+    settings = replace(settings, train=replace(settings.train, max_failures=0))
+    with pytest.raises(
+        TrainingFailed, match=r"loss: must stay finite, got nan in epoch 1, step \d+; .* 16 rows: "
+    ) as told:
+        train.run(settings)
+    named = str(told.value).rpartition("rows: ")[2].split(", ")
+    assert set(named) <= set(table(trained["results"])["row_id"].to_pylist())
+    assert json.loads((tmp_path / "run.json").read_text())["state"] == "failed"
+
+
+@pytest.mark.slow
+def test_a_patient_in_two_labels_files_is_one_and_told(ray_cluster, small, archive, tmp_path):
+    lines = (archive.parent / "labels.csv").read_text().splitlines()
+    for side in ("Training", "Testing"):
+        own = [line.removeprefix(f"{side}/") for line in lines[1:] if line.startswith(side)]
+        (tmp_path / f"{side}.csv").write_text("\n".join([lines[0], *own]))
+    patients = {row["patient_id"] for row in csv.DictReader((tmp_path / "Testing.csv").read_text().splitlines())}
+    first = next(csv.DictReader((tmp_path / "Training.csv").read_text().splitlines()))["patient_id"]
+    both = (tmp_path / "Testing.csv").read_text().replace(min(patients), first)
+    (tmp_path / "Testing.csv").write_text(both)
+    settings = config.build(
+        AuditRun,
+        {name: small[name] for name in ("seed", "prepare", "shards")}
+        | {"archive": [str(archive / side) for side in ("Training", "Testing")], "output": str(tmp_path / "out")}
+        | {"labels": [str(tmp_path / f"{side}.csv") for side in ("Training", "Testing")]},
+    )
+    values = audit.run(settings).values
+    assert any(text.startswith("1 patients stand in the labels of several archives") for text in values["warnings"])
 
 
 @pytest.fixture(scope="module")

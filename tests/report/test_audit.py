@@ -32,6 +32,7 @@ def facts(**changes) -> AuditFacts:
         "contradictions": {"pictures": 1, "first": [["file:///archive/a.png", f"file:///archive/{HOSTILE}"]]},
         "shortcuts": SHORTCUTS,
         "copies": [(81, [(f"{HOSTILE} (normal)", PICTURE)] * 3)],
+        "joined": [(36, [("c.png (normal)", PICTURE), ("d.png (tumor)", PICTURE)])],
         "both": [[("a.png (normal)", PICTURE), ("b.png (tumor)", PICTURE)]],
         "warnings": [HOSTILE],
         "timings_s": {"copies": 3.0},
@@ -55,7 +56,7 @@ def test_every_figure_is_there_and_names_stay_text():
         "81",
     ):
         assert told in page, told
-    assert page.count("<img") == 5
+    assert page.count("<img") == 7
     assert "<script>" not in page
     assert "{{ 7 * 7 }}" in page
     assert "http://" not in page
@@ -64,7 +65,9 @@ def test_every_figure_is_there_and_names_stay_text():
 
 def test_an_archive_without_copies_or_a_split_says_so():
     nothing = {"pictures": 0, "first": []}
-    page = pages.audit_page(facts(leaks={}, groups=[], copies=[], both=[], contradictions=nothing, warnings=[]))
+    page = pages.audit_page(
+        facts(leaks={}, groups=[], copies=[], joined=[], both=[], contradictions=nothing, warnings=[])
+    )
     assert "There is no split to judge" in page
     assert "No picture has a copy" in page
     assert "Every group is a single slice" in page
