@@ -24,8 +24,8 @@ INDEX = [
 ]
 REMOVED, PARTLY, KEPT = "yes", "partly", "no"
 _MEANING = {
-    REMOVED: "preparation removes it",
-    PARTLY: "preparation removes a part of it",
+    REMOVED: "preparation removes it, but what came with it may stay",
+    PARTLY: "preparation removes a part of it, but the rest and what came with it may stay",
     KEPT: "preparation does not remove it",
 }
 
@@ -136,7 +136,7 @@ def warnings(found: Mapping[str, Mapping[str, Any]], config: AuditConfig) -> lis
         f"shortcut: {name} alone tells the class with an AUROC of {facts['auroc']:.3f} "
         f"({facts['auroc_interval'][0]:.3f} to {facts['auroc_interval'][1]:.3f}, on groups not seen; "
         f"audit.shortcut_auroc is {config.shortcut_auroc:g}); "
-        f"{_MEANING[facts['removed']]}, but what came with it may stay: figures on this archive alone do not tell "
+        f"{_MEANING[facts['removed']]}: figures on this archive alone do not tell "
         "whether tumors were learned"
         for name, facts in found.items()
         if facts["suspect"]
