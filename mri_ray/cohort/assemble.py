@@ -151,8 +151,10 @@ def assemble(
     joinable = ~flagged(rows["flags"], [Flag.BLANK])  # blank pictures are alike without being copies
     groups = group(digests, joinable, *owners, near=near)
     unknown = np.array([name is None for name in patients]) & pc.is_null(rows["study_key"]).to_numpy()
-    rows = rows.append_column("picture", pa.array(group(digests, joinable, near=near)))
-    rows = rows.append_column("owner", pa.array(group([None] * len(digests), joinable, *owners), mask=unknown))
+    owner = group([None] * len(digests), joinable, *owners)
+    copied = _between(near, digests, np.where(unknown, -1, owner))
+    rows = rows.append_column("picture", pa.array(group(digests, joinable, near=copied)))
+    rows = rows.append_column("owner", pa.array(owner, mask=unknown))
     rows = rows.append_column("path", paths)
     rows = rows.append_column("told_split", pa.array([matched.split[i] for i in chosen.tolist()], pa.string()))
     source, names = sources(paths, groups)
@@ -188,3 +190,15 @@ def assemble(
         ),
         mask_known=np.zeros(rows.num_rows, bool),
     )
+
+
+def _between(near: Sequence[tuple[str, str]], digests: Sequence[str], owner: np.ndarray) -> list[tuple[str, str]]:
+    """The near pairs but those within one patient or study, whose slices side by side are alike without being copies.
+
+    owner: (N,), -1 where it is not known.
+    """
+    whose: dict[str, int] = {}
+    for one, number in zip(digests, owner.tolist(), strict=True):
+        if whose.setdefault(one, number) != number:
+            whose[one] = -1
+    return [(one, other) for one, other in near if whose.get(one, -1) < 0 or whose[one] != whose.get(other, -1)]

@@ -67,6 +67,13 @@ def test_near_copies_join_groups():
     assert found.index["owner"].is_null().to_pylist() == [True, True, True, False, False, True, True, True]
 
 
+def test_slices_of_one_patient_that_are_alike_are_no_copies():
+    found = cohort(ENTRIES, [0, 0, 0, 0, 1, 1, 0, 0], PATIENTS, near=[("c", "d"), ("d", "e")])
+    assert found.group.tolist() == [0, 0, 1, 2, 2, 2, 3, 4]
+    assert found.index["picture"].to_pylist() == [0, 0, 1, 2, 3, 3, 4, 5]
+    assert audit.contradictions(found)["pictures"] == 0
+
+
 def test_chains_of_near_copies_link_and_blank_pictures_do_not():
     joins = np.array([True, True, True, True, False])
     found = group(["a", "b", "c", "x", "c"], joins, near=[("a", "b"), ("c", "b"), ("y", "z")])
