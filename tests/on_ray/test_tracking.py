@@ -11,6 +11,7 @@ def line(epoch: int, **more) -> dict:
     return {"epoch": epoch, "train_loss": 1 / epoch, "validation_auroc": None, "images_per_s": 90.0} | more
 
 
+@pytest.mark.slow  # MLflow sets up its database
 @pytest.mark.filterwarnings("ignore")  # of MLflow's own making
 def test_a_training_that_goes_on_is_one_run(tmp_path, monkeypatch):
     mlflow = pytest.importorskip("mlflow")
