@@ -16,6 +16,7 @@ from mri_ray.errors import ArchiveNotFound, ConfigError, LabelError, TooManyQuar
 from mri_ray.learn import bundle as bundles
 from mri_ray.on_ray import train
 from mri_ray.on_ray.settings import TrainRun
+from mri_ray.on_ray.train_worker import best_epoch
 
 
 def table(uri: str):
@@ -50,6 +51,15 @@ def test_the_best_epoch_is_kept_and_its_figures_are_those_of_the_results(trained
     # While it trains on a processor with bf16 the dense layers compute in bf16 too; the predictor's do in float64.
     assert validation["loss"] == pytest.approx(best["validation_loss"], abs=1e-3)
     assert validation["accuracy"] == pytest.approx(best["validation_accuracy"])
+
+
+def test_the_best_epoch_counts_masks_where_they_are_learned():
+    line = {"validation_loss": 0.1}
+    plain = [line | {"epoch": 1 + i, "validation_auroc": area} for i, area in enumerate((0.99, 0.995, None, 0.995))]
+    assert best_epoch(plain) == 2
+    assert best_epoch([*plain, plain[1] | {"epoch": 5, "validation_loss": 0.05}]) == 5
+    marked = [line | {"validation_dice": dice} for line, dice in zip(plain, (0.7, 0.8, 0.9, 0.85), strict=True)]
+    assert best_epoch(marked) == 4
 
 
 def test_one_worker_and_two_learn_from_the_same_rows_and_a_cache_is_used(
