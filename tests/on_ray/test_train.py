@@ -53,13 +53,15 @@ def test_the_best_epoch_is_kept_and_its_figures_are_those_of_the_results(trained
     assert validation["accuracy"] == pytest.approx(best["validation_accuracy"])
 
 
-def test_the_best_epoch_counts_masks_where_they_are_learned():
-    line = {"validation_loss": 0.1}
-    plain = [line | {"epoch": 1 + i, "validation_auroc": area} for i, area in enumerate((0.99, 0.995, None, 0.995))]
-    assert best_epoch(plain) == 2
-    assert best_epoch([*plain, plain[1] | {"epoch": 5, "validation_loss": 0.05}]) == 5
-    marked = [line | {"validation_dice": dice} for line, dice in zip(plain, (0.7, 0.8, 0.9, 0.85), strict=True)]
-    assert best_epoch(marked) == 4
+def test_the_best_epoch_is_that_of_the_lowest_loss_where_auroc_is_alike_and_counts_masks():
+    areas, losses = (None, 0.97, 0.996, 0.994, 0.95, 0.993), (0.7, 0.2, 0.16, 0.08, 0.05, 0.09)
+    plain = [
+        {"epoch": 1 + i, "validation_auroc": area, "validation_loss": loss}
+        for i, (area, loss) in enumerate(zip(areas, losses, strict=True))
+    ]
+    assert [best_epoch(plain[:seen]) for seen in range(1, 7)] == [1, 2, 3, 4, 4, 4]
+    marked = [line | {"validation_dice": 0.1 * line["epoch"]} for line in plain]
+    assert best_epoch(marked) == 6
 
 
 def test_one_worker_and_two_learn_from_the_same_rows_and_a_cache_is_used(
