@@ -92,6 +92,22 @@ def keys_of(archive: Archive, uris: pa.ChunkedArray) -> pa.ChunkedArray:
     return keys
 
 
+def titles(archive: Archive, folders: Sequence[str]) -> list[str]:
+    """What people call the folders: of several archives each one's own last folder, numbered where two are alike."""
+    if isinstance(archive, Location):
+        return list(folders)
+    last = [
+        next((text for text in reversed(part.uri.split("/")) if text), "") if part else "" for part in archive.parts
+    ]
+    told = dict(zip(archive._names, last, strict=True))
+    return [
+        told[folder]
+        if told[folder] and last.count(told[folder]) == 1
+        else f"{told[folder]} ({int(folder) + 1})".strip()
+        for folder in folders
+    ]
+
+
 def source_of(archive: Archive, keys: pa.ChunkedArray) -> pa.ChunkedArray:
     """The number of the archive that each key is of, int32."""
     if isinstance(archive, Location):

@@ -19,7 +19,7 @@ from mri_ray.archive.identity import digest, digest_json
 from mri_ray.archive.manifest import Manifest, Update
 from mri_ray.archive.pseudonym import Identifiers, pseudonym, site_key
 from mri_ray.archive.select import leaves_out, selected
-from mri_ray.archive.several import archive_of, keys_of, source_of, within_source
+from mri_ray.archive.several import archive_of, keys_of, source_of, titles, within_source
 from mri_ray.archive.storage import Location
 from mri_ray.cohort.columns import flagged
 from mri_ray.cohort.groups import group
@@ -365,7 +365,9 @@ class LabelledJob(Job):
 
     def named(self, names: list[str]) -> list[str]:
         """Sources as they may be told: their folders' names where paths are kept."""
-        return names if self.quote or len(names) == 1 else [f"source {number + 1}" for number in range(len(names))]
+        if len(names) == 1:  # one source has no name
+            return names
+        return titles(self.archive, names) if self.quote else [f"source {number + 1}" for number in range(len(names))]
 
     def assigned(self, results: pa.Table, matched: Matched) -> pa.Table:
         """Keys of the patients and studies that a labels file tells: a study is what one patient has on one date."""

@@ -113,13 +113,11 @@ class _Training(LabelledJob):
         with record.stage("training beside"):
             beside = trained_beside(others, self._made, self._answered, settings.evaluation, record.tell)
         with record.stage("evaluating"):
-            if self.masks is not None:
-                record.note(lesions=self._lesion_figures(bundle, cohort))
             found = self._score(bundle, cohort)
             facts = self._facts(bundle, history, cohort, found, beside)
         bundle = replace(bundle, metrics=facts.metrics)
         bundles.save(bundle, self.place, card.papers(bundle, facts))
-        shown = ("split", "leakage", "history", "best_epoch", "operating", "held_out")
+        shown = ("split", "leakage", "history", "best_epoch", "operating", "held_out", "lesions")
         record.note(results=found.uri, **{name: getattr(facts, name) for name in shown})
         self.publish(pages.training_page(facts), bundle, self.place, facts)
         # Only now: until the run is complete, a rerun goes on from the checkpoint; a finished name must not.
@@ -359,6 +357,7 @@ class _Training(LabelledJob):
             operating=bundle.operating,
             held_out=beside,
             audit=self.audit["shortcuts"],
+            lesions=self._lesion_figures(bundle, cohort) if self.masks is not None else {},
         )
 
 

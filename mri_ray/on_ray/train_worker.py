@@ -35,6 +35,7 @@ from mri_ray.prepare.augment import AugmentConfig
 
 EVALUATION_BATCH = 64
 BEST = "best.safetensors"  # weights of the best epoch so far, carried along in every checkpoint
+_NOISE = 0.005  # of validation AUROCs that are no better or worse than each other
 
 Epoch = dict[str, Any]  # one line of the history: what the learning curves show
 
@@ -113,8 +114,21 @@ def train(config: dict[str, Any]) -> None:
 
 
 def best_epoch(history: list[Epoch]) -> int:
-    """The epoch with the highest validation AUROC (where it is undefined or equal: the lowest loss), from 1."""
-    return max(history, key=lambda line: (line["validation_auroc"] or 0.0, -line["validation_loss"]))["epoch"]
+    """The epoch that is kept, from 1: one replaces another by a validation AUROC that is higher by more than _NOISE.
+
+    Within that, by a lower loss, or with a mask head by more Dice and less loss: the AUROC of few groups is at its top,
+    and noise from there on, long before the network has learned. One by one: what is kept is then told as it comes.
+    """
+    kept = history[0]
+    for line in history[1:]:
+        gained = (line["validation_auroc"] or 0.0) - (kept["validation_auroc"] or 0.0)
+        if gained > _NOISE or (gained >= -_NOISE and _worth(line) > _worth(kept)):
+            kept = line
+    return kept["epoch"]
+
+
+def _worth(line: Epoch) -> float:
+    return line.get("validation_dice", 0.0) - line["validation_loss"]
 
 
 class _Worker:

@@ -35,6 +35,7 @@ def _values(bundle: Bundle, facts: TrainingFacts) -> dict[str, Any]:
         "levels": list(figures.by_level(facts.levels)),
         "parts": list(figures.parts(facts.subgroups)),
         "lesions": list(figures.lesions(facts.subgroups)),
+        "marks": list(figures.marks(facts.lesions)),
         "beside": list(figures.beside(facts)),
         "audit": list(audit.shortcuts(facts.audit)),
         "proofs": bundles.table(bundle.proofs) if bundle.proofs else "",

@@ -93,7 +93,8 @@ class TrainingFacts(Facts):
     validation_auroc or None, images_per_s, waiting, seconds). best_epoch: the one the bundle holds, from 1.
     split: by side {rows, tumor, groups}. leakage: {groups, crossing, test_rows, test_rows_with_copy_in_train}.
     operating: as in the bundle. held_out: trainings beside this one, as `on_ray.beside` tells them. audit: how well
-    each trait alone tells the class (`cohort.shortcuts`).
+    each trait alone tells the class (`cohort.shortcuts`). lesions: by side, how well heat maps agree with masks
+    (`predict.heatmap.figures`).
     """
 
     history: list[dict[str, Any]]
@@ -105,6 +106,7 @@ class TrainingFacts(Facts):
     operating: dict[str, Any] = field(default_factory=dict)
     held_out: list[dict[str, Any]] = field(default_factory=list)
     audit: dict[str, dict[str, Any]] = field(default_factory=dict)
+    lesions: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

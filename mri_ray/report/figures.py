@@ -95,6 +95,25 @@ def lesions(found: Subgroups) -> Iterator[tuple[str, list[Cell]]]:
         yield row["name"], [*counts, cell(row, "sensitivity")]
 
 
+MARKED: dict[str, tuple[str, Show]] = {
+    "slices": ("Slices with a known mask", count),
+    "slices_with_lesion": ("With a lesion", count),
+    "groups": ("Groups with a lesion", count),
+    "dice": ("Dice, mean over groups", number),
+    "dice_lowest": ("Dice of the group that agrees least", number),
+    "dice_slices": ("Dice, mean over slices with a lesion", number),
+    "extent": ("Extent: what is marked / the lesion, in pixels, median over groups", number),
+    "pointing": ("Hottest pixel lies in the lesion", percent),
+}
+
+
+def marks(lesions: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, list[Cell]]]:
+    """Each figure's name, and for every side how well heat maps agree with masks there."""
+    if lesions:
+        for key, (name, show) in MARKED.items():
+            yield name, [cell(found, key, show) for found in lesions.values()]
+
+
 def beside(facts: TrainingFacts) -> Iterator[tuple[str, list[tuple[str, str, list[Cell]]]]]:
     """Kind, and of each training of it, last of the delivered one: name, side, and cells.
 

@@ -15,7 +15,19 @@ from mri_ray.records import Decision
 from mri_ray.report import audit, plots, sections
 from mri_ray.report.answers import most_telling
 from mri_ray.report.facts import Answers, AuditFacts, Facts, ScoringFacts, TrainingFacts
-from mri_ray.report.figures import FIGURES, Show, beside, by_level, by_side, cell, lesions, operating, parts, predictive
+from mri_ray.report.figures import (
+    FIGURES,
+    Show,
+    beside,
+    by_level,
+    by_side,
+    cell,
+    lesions,
+    marks,
+    operating,
+    parts,
+    predictive,
+)
 from mri_ray.report.sections import STATES, drawn
 from mri_ray.report.text import count, duration, marked, number, percent, short
 
@@ -43,6 +55,7 @@ def training_page(facts: TrainingFacts) -> str:
         "tiles": [(FIGURES[key][0], *cell(facts.metrics[side], key)) for key in TILES] if side else [],
         "operating": list(operating(facts)),
         "beside": list(beside(facts)),
+        "marks": list(marks(facts.lesions)),
         "reliability": drawn(plots.reliability(_bins(facts, side), side)) if side else None,
         "curves": [drawn(svg) for svg in plots.learning_curves(facts.history, facts.best_epoch)],
         "lone_pictures": rows == groups,

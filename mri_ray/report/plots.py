@@ -199,7 +199,8 @@ def lesions(rows: Sequence[Mapping[str, Any]], unit: str) -> str:
     low, high = np.array([row["sensitivity_bootstrap"] or row["sensitivity_interval"] for row in rows]).T
     places = np.arange(len(rows))
     with matplotlib.rc_context(_STYLE):
-        figure, axes = _axes("Sensitivity by size of the lesion", f"{unit} on the slice", "")
+        # The unit stands above: labels of two lines leave no room below.
+        figure, axes = _axes(f"Sensitivity by size of the lesion, {unit}", "", "")
         # A percentile interval need not hold the estimate itself.
         bars = [np.clip(found - low, 0, None), np.clip(high - found, 0, None)]
         axes.errorbar(places, found, yerr=bars, fmt="o", color=FIRST, ecolor=FIRST, elinewidth=1)

@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 
 from mri_ray.archive.manifest import Manifest
-from mri_ray.archive.several import Archives, archive_of, keys_of, source_of, within_source
+from mri_ray.archive.several import Archives, archive_of, keys_of, source_of, titles, within_source
 from mri_ray.archive.storage import Location
 from mri_ray.errors import ArchiveNotFound
 
@@ -44,6 +44,13 @@ def test_uris_lead_back_to_keys_and_sources(two):
     assert keys_of(two, uris).to_pylist() == listed.to_pylist()
     assert source_of(two, listed).to_pylist() == [0, 0, 1, 1]
     assert within_source(two, listed).to_pylist() == ["a/x.png", "b.png", "a/x.png", "z.png"]
+
+
+def test_sources_are_called_by_their_folders_and_numbered_where_those_are_alike(two, tmp_path):
+    assert titles(two, ["0", "1"]) == ["one", "two"]
+    alike = Archives((Location.of(str(tmp_path / "one")), None, Location.of("s3://bucket/one"), two.parts[1]))
+    assert titles(alike, ["0", "2", "3"]) == ["one (1)", "one (3)", "two"]
+    assert titles(two.parts[0], ["a", ""]) == ["a", ""]
 
 
 def test_one_archive_is_itself(tmp_path):

@@ -99,6 +99,14 @@ def test_figures_are_means_over_groups_and_count_false_marks_on_normal_slices():
     assert told["dice_lowest"] == pytest.approx(0.5)
     assert told["dice_slices"] == pytest.approx((1.0 + 0.5) / 2)
     assert told["pointing"] == 0.5
+    assert told["extent"] == pytest.approx((8 / 4 + 2 / 6) / 2)
+    assert told["dice_bootstrap"] is told["pointing_bootstrap"] is None  # of two groups
     assert (told["groups"], told["slices"]) == (2, 4)
+    many = Agreement(both=np.arange(40) % 8, marked=np.full(40, 8), truth=np.full(40, 8), hit=np.arange(40) % 2)
+    told = figures(many, np.repeat(np.arange(10), 4))
+    for key in ("dice", "pointing"):
+        low, high = told[f"{key}_bootstrap"]
+        assert low <= told[key] <= high
+        assert high - low < 0.6
     nothing = np.zeros(0, np.int64)
     assert figures(Agreement(both=nothing, marked=nothing, truth=nothing, hit=nothing), nothing)["dice"] is None

@@ -22,6 +22,19 @@ from mri_ray.report.text import UNDEFINED
 EVALUATION = EvaluationConfig(rounds=100)
 MODEL = ModelConfig(input_size=32, width=4, blocks=2, dense=8)
 
+LESIONS = {
+    "slices": 580,
+    "slices_with_lesion": 204,
+    "groups": 14,
+    "dice": 0.7312,
+    "dice_bootstrap": [0.66, 0.79],
+    "dice_lowest": 0.41,
+    "dice_slices": 0.69,
+    "extent": 0.9412,
+    "pointing": 0.913,
+    "pointing_bootstrap": [0.84, 0.97],
+}
+
 
 @pytest.fixture(scope="module")
 def bundle() -> Bundle:
@@ -67,6 +80,7 @@ def facts(bundle: Bundle, **changes) -> TrainingFacts:
                 "suspect": True,
             }
         },
+        "lesions": {"test": LESIONS},
         "settings": {"labels": "labels.csv", "identifiers": "pseudonym", "uris": "keep"},
     }
     return given.training(**values | changes)
@@ -96,6 +110,16 @@ def test_the_card_holds_every_figure_with_its_intervals(bundle: Bundle) -> None:
     ):
         assert words in text
     assert "Wilson" in text
+
+
+def test_how_well_heat_maps_agree_with_masks_stands_in_papers_and_page(bundle: Bundle) -> None:
+    made = facts(bundle)
+    for text in (card.papers(bundle, made)["model_card.md"], pages.training_page(made)):
+        for figure in ("0.7312", "0.6600 to 0.7900", "0.9412", "91.3", "84.0 to 97.0"):
+            assert figure in text
+    without = replace(made, lesions={})
+    for text in (card.papers(bundle, without)["model_card.md"], pages.training_page(without)):
+        assert "Where it sees the lesion" not in text
 
 
 def test_tables_of_the_papers_are_whole(bundle: Bundle) -> None:
