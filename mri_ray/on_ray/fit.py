@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import numpy as np
 import ray.train
 import ray.train.torch
+from ray.train import UserCallback
 
 from mri_ray.archive.storage import Location
 from mri_ray.cohort.assemble import Cohort
@@ -52,14 +53,15 @@ def trainer(
     scaling: ray.train.ScalingConfig,
     max_failures: int,
     keep: int | None = 1,
-    callbacks: Sequence[ray.train.UserCallback] = (),
+    callbacks: Sequence[UserCallback] = (),
+    kind: type[ray.train.torch.TorchTrainer] = ray.train.torch.TorchTrainer,
 ) -> ray.train.torch.TorchTrainer:
     """place: below it lie the checkpoints, from the last of which a training of the same name goes on.
 
     keep: so many checkpoints, None for all.
     """
     filesystem, path = place.arrow()
-    return ray.train.torch.TorchTrainer(
+    return kind(
         train_worker.train,
         train_loop_config={"task": made, "queue": queue},
         scaling_config=scaling,
@@ -69,7 +71,7 @@ def trainer(
             storage_filesystem=filesystem,
             failure_config=ray.train.FailureConfig(max_failures=max_failures),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=keep),
-            callbacks=list(callbacks),
+            callbacks=list[Any](callbacks),
         ),
     )
 
@@ -92,21 +94,23 @@ def of(cohort: Cohort, chosen: np.ndarray, *, masked: bool) -> Rows:
     )
 
 
-def scaling(settings: TrainSettings, *, cpus: float | None = None) -> ray.train.ScalingConfig:
+def scaling(settings: TrainSettings, *, cpus: float | None = None, mark: int | None = None) -> ray.train.ScalingConfig:
     """A GPU for each worker when the cluster has any; else so many CPUs.
 
-    cpus: None: at most half the cluster's for all workers, so that reading fits.
+    cpus: None: at most half the cluster's for all workers, so that reading fits. mark: bytes of memory that each asks
+    for as well, so few that they only tell whose it is.
     """
+    more = {} if mark is None else {"memory": mark}
     workers, least = settings.workers, settings.least_workers
     number: Any = workers if least is None else (least, workers)  # its annotation knows of one number only
     gpus = cluster.gpus()
     if gpus:
         if (least or workers) > gpus:
             raise ConfigError(f"train.workers: at most one a GPU, got {least or workers} workers for {gpus} GPUs")
-        return ray.train.ScalingConfig(num_workers=number, use_gpu=True)
+        return ray.train.ScalingConfig(num_workers=number, use_gpu=True, resources_per_worker={"GPU": 1, **more})
     if cpus is None:
         cpus = min(1.0, cluster.cpus() / 2 / workers) or 1.0  # a cluster without any yet is made of whole ones
-    return ray.train.ScalingConfig(num_workers=number, resources_per_worker={"CPU": cpus})
+    return ray.train.ScalingConfig(num_workers=number, resources_per_worker={"CPU": cpus, **more})
 
 
 def named(error: ray.train.TrainingFailedError) -> MriRayError:

@@ -137,7 +137,11 @@ class Stream:
             yield from _cut(ray.get(ahead.popleft()), size)
 
 
-@ray.remote(num_cpus=READ_CPUS, max_retries=3, retry_exceptions=[OSError])  # type: ignore[call-overload]
+# Named, as the default would be the placement group of the trial that the training is part of, which has no CPUs: on a
+# search it would wait for ever.
+@ray.remote(  # type: ignore[call-overload]
+    num_cpus=READ_CPUS, max_retries=3, retry_exceptions=[OSError], scheduling_strategy="DEFAULT"
+)
 def _read(
     prepared: Prepared,
     rows: Rows,

@@ -137,8 +137,15 @@ class _Search(Training):
             )
             masks = None
             if self.masks is not None:
-                how = {"decode": settings.decode, "size": prepare.size, "workers": settings.shards.workers}
-                masks = bring(self.masks, place, self.manifest, self.cache, **how)[0]
+                masks, _ = bring(
+                    self.masks,
+                    place,
+                    self.manifest,
+                    self.cache,
+                    decode=settings.decode,
+                    size=prepare.size,
+                    workers=settings.shards.workers,
+                )
             cohort = replace(cohort, index=self._placed(place, cohort.index))
         self._places[prepare.digest()] = place, masks, cohort.index
         names = tuple(outputs.name(shard) for shard in self.manifest.shards())
@@ -200,7 +207,7 @@ class _Search(Training):
         if left > 0:
             fresh = tune_search.points(run, space, study, list(ledger.trials.values()))
             with progress.relayed(partial(self._heard, ledger)) as queue, _quiet(run.tune.trials):
-                ground = Ground(run=run, rounds=rounds, place=place, share=fits, queue=queue)
+                ground = Ground(run=run, rounds=rounds, place=place, share=fits, queue=queue, mark=ledger.mark)
                 self._tuner(ground, ledger, fresh, left, ended).fit()
             ledger.close()
         return sorted(ledger.trials.values(), key=lambda one: one.number)
@@ -228,7 +235,9 @@ class _Search(Training):
         run = self._run
         filesystem, path = (ground.place / "tune").arrow()
         # So many fit beside each other on the head, whose loss would end the search anyhow.
-        own = {"CPU": 0, _HEAD: int(1e4 / ground.share.concurrent) / 1e4}
+        # Some of it is left, since other trainings keep actors there that ask for a thousandth: without it, they wait.
+        most = ground.share.concurrent
+        own = {"CPU": 0, _HEAD: round((1 / most + 1 / (most + 1)) / 2, 4)}
         moving = run.tune.scheduler == "pbt"  # then all trials live, and take turns
         return ray.tune.Tuner(
             ray.tune.with_resources(ray.tune.with_parameters(tune_trial.train, ground=ground), own),
@@ -328,6 +337,7 @@ def _quiet(most: int) -> Iterator[None]:
     told = {
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
         "TUNE_MAX_PENDING_TRIALS_PG": str(max(2, most)),
+        "TUNE_DISABLE_SIGINT_HANDLER": "1",  # which would take what there is for the result
         "RAY_AIR_NEW_OUTPUT": "0",  # the new one prints of faults whatever it is told
     }
     logger = logging.getLogger("ray.tune")

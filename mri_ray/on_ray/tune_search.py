@@ -1,8 +1,9 @@
 """What drives a search through Ray Tune: where points come from, what is written down of each trial, when it ends."""
 
 import logging
+import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,16 +19,19 @@ from ray.tune.schedulers import (
     TrialScheduler,
 )
 from ray.tune.search import Searcher
+from ray.util.placement_group import remove_placement_group
 
 from mri_ray.archive.storage import Location
 from mri_ray.on_ray.settings import TuneRun
+from mri_ray.on_ray.tune_trial import rooms
 from mri_ray.report.text import duration
 from mri_ray.search.space import Space, Values
 from mri_ray.search.study import Study
 from mri_ray.search.trials import ENDED, Change, State, Trial
 
 TRIALS = "trials"
-_METRIC = {"metric": "auroc", "mode": "max"}
+_METRIC: dict[str, Any] = {"metric": "auroc", "mode": "max"}
+_SWEEP_S = 1.0  # between two times that room is looked for which nobody is in
 _FAULT_S = 2.0  # that the reason of a fault may come later than the fault
 
 log = logging.getLogger(__name__)
@@ -40,6 +44,8 @@ class Ledger(tune.Callback):
     """
 
     def __init__(self, place: Location, run: TuneRun, taught: Callable[[Trial], None]) -> None:
+        self.mark = secrets.randbelow(1000) + 1  # times 10,000: at most 10 MB
+        self._swept = 0.0
         self._place, self._run, self._taught = place / TRIALS, run, taught
         self.trials = {one.number: one for one in told(place)}
         self.faults: dict[int, str] = {}
@@ -107,8 +113,21 @@ class Ledger(tune.Callback):
             time.sleep(0.05)
         self._end(self.trials[number], State.FAILED, self.faults.get(number, "its process ended"))
 
+    def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:
+        """Free the room of trainings whose trial is stopped, paused or to be started anew (`tune_trial._Trainer`)."""
+        if time.monotonic() - self._swept < _SWEEP_S:
+            return
+        self._swept = time.monotonic()
+        self._free({trial.config["number"] for trial in trials if trial.status == "RUNNING"})
+
+    def _free(self, running: Collection[int]) -> None:
+        for number, room in rooms(self.mark).items():
+            if number not in running:
+                remove_placement_group(room)
+
     def close(self) -> None:
         """What Ray Tune has let go of without a word, when the budget was over."""
+        self._free(())
         for one in list(self.trials.values()):
             if one.state not in ENDED:
                 self._end(
@@ -289,7 +308,7 @@ def _replay(made: TrialScheduler, ended: Sequence[Trial]) -> None:
         if one.state == State.FAILED or not one.history:
             continue
         before: Any = _Before(one.name)
-        made.on_trial_add(None, before)
+        made.on_trial_add(_NOBODY, before)
         best = 0.0
         for line in one.history:
             best = max(best, line.get("validation_auroc") or 0.0)

@@ -9,7 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import ray.train
+import ray.train.torch
 import ray.tune
+from ray._raylet import PlacementGroupID
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 from ray.util.queue import Empty, Queue
 
 from mri_ray.archive.identity import digest, digest_json
@@ -26,6 +30,7 @@ from mri_ray.search.space import Values
 RUNS = "runs"
 _HEARD_S = 0.2  # between two looks at whether a training has ended
 _TOLD = "trial.json"
+MOST_TRIALS = 10_000
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -38,13 +43,17 @@ class Rounds:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Ground:
-    """All that trials have in common. rounds: by the preparation's digest. place: of this search. queue: the driver's."""
+    """All that trials have in common: rounds by the preparation's digest, the search's place, the driver's queue."""
 
     run: TuneRun
     rounds: Mapping[str, Rounds]
     place: Location
     share: Share
     queue: Queue
+    mark: int  # of this search: see `rooms`
+
+    def mark_of(self, number: int) -> int:
+        return self.mark * MOST_TRIALS + number
 
 
 @dataclass(frozen=True)
@@ -71,6 +80,29 @@ class Registered(ray.train.UserCallback):
         self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: ray.train.Checkpoint | None
     ) -> None:
         self._queue.put(metrics[0] | {"checkpoint": checkpoint.path if checkpoint else None})
+
+
+class _Trainer(ray.train.torch.TorchTrainer):
+    """Without the actor that frees the room of a training which is killed, as the scheduler kills poor trials.
+
+    It asks Ray's dashboard, which a cluster on one machine has not, and then stays for ever, as does the room: on two
+    cores the next trial would wait without end. `tune_search.Ledger` frees it.
+    """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        return [
+            one for one in super()._create_default_callbacks() if not isinstance(one, PlacementGroupCleanerCallback)
+        ]
+
+
+def rooms(mark: int) -> dict[int, PlacementGroup]:
+    """By trial, what still holds room for workers that bear the mark of a search."""
+    found = {}
+    for identity, told in placement_group_table().items():
+        search, number = divmod(int(max(bundle.get("memory", 0) for bundle in told["bundles"].values())), MOST_TRIALS)
+        if search == mark and told["state"] != "REMOVED":
+            found[number] = PlacementGroup(PlacementGroupID.from_hex(identity))
+    return found
 
 
 def train(config: Mapping[str, Any], ground: Ground) -> None:
@@ -164,6 +196,8 @@ class _Trial:
 
     def _fit(self, name: str, fold: int, start: Location | None, queue: Queue) -> ray.train.Result:
         run, ground = self._run, self._ground
+        if (room := rooms(ground.mark).get(self._number)) is not None:  # of an earlier life
+            remove_placement_group(room)
         masked = run.model.masks
         train_rows, validation = (side if masked else replace(side, known=None) for side in self._rounds.sides[fold])
         task = replace(fit.task(run, self._rounds.prepared, train_rows, validation), start=start)
@@ -172,10 +206,13 @@ class _Trial:
             task,
             queue=Voice(ground.queue, self._number),
             place=ground.place / RUNS,
-            scaling=fit.scaling(run.train, cpus=None if ground.share.gpus else ground.share.cpus),
+            scaling=fit.scaling(
+                run.train, cpus=None if ground.share.gpus else ground.share.cpus, mark=ground.mark_of(self._number)
+            ),
             max_failures=0,  # Ray Tune restarts the trial, and counts
             keep=None if self._moving else 1,  # others go on from where it was some epochs ago
             callbacks=[Registered(queue)],
+            kind=_Trainer,
         )
         try:
             return trainer.fit()

@@ -89,23 +89,23 @@ def pareto(trials: Sequence[Trial], winner: int) -> str | None:
     best = front(told)
     with matplotlib.rc_context(STYLE):
         figure, axes = axes_of("Quality and cost", "milliseconds an image, one core", "validation AUROC")
-        axes.plot([one.ms_per_image for one in told], [one.auroc for one in told], "o", color=FAINT, markersize=4)
+        axes.plot(*_costs(told), "o", color=FAINT, markersize=4)
         axes.step(
-            [one.ms_per_image for one in best],
-            [one.auroc for one in best],
+            *_costs(best),
             where="post",
             color=FIRST,
             marker="o",
             markersize=5,
             label="no other is better in both",
         )
-        for one in told:
-            if one.number == winner:
-                axes.plot(
-                    one.ms_per_image, one.auroc, "o", color=INK, markersize=10, fillstyle="none", label="the winner"
-                )
+        chosen = _costs([one for one in told if one.number == winner])
+        axes.plot(*chosen, "o", color=INK, markersize=10, fillstyle="none", label="the winner")
         axes.legend(loc="lower right")
         return svg_of(figure, "search-front", f"Front of {len(best)} among {len(told)} trials")
+
+
+def _costs(told: Sequence[Trial]) -> tuple[np.ndarray, np.ndarray]:
+    return np.array([one.ms_per_image for one in told], float), np.array([one.auroc for one in told], float)
 
 
 def parallel(trials: Sequence[Trial], paths: Sequence[str], winner: int) -> str | None:

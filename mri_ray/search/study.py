@@ -7,6 +7,7 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from mri_ray.search.space import Range, Space, Values
@@ -33,7 +34,8 @@ class Study:
                 group=True,  # conditional settings apart
                 constant_liar=True,  # several at once must not be alike
             )
-        directions = ["maximize", "minimize"] if cost else ["maximize"]
+        maximal, minimal = StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE
+        directions = [maximal, minimal] if cost else [maximal]
         self._study = optuna.create_study(sampler=sampler, directions=directions)
         for one in ended:
             self.learn(one)
@@ -59,11 +61,12 @@ def frozen(space: Space, ended: Trial, *, cost: bool) -> FrozenTrial | None:
         return None
     params, distributions = picked
     value = ended.auroc if ended.state != State.FAILED else None
-    values = None if value is None else [value, ended.ms_per_image] if cost else [value]
-    if values is None or None in values:
+    if value is None or (cost and ended.ms_per_image is None):
         return create_trial(state=TrialState.FAIL, params=params, distributions=distributions)
-    if cost or ended.state == State.DONE:
-        return create_trial(values=values, params=params, distributions=distributions)
+    if cost and ended.ms_per_image is not None:
+        return create_trial(values=[value, ended.ms_per_image], params=params, distributions=distributions)
+    if ended.state == State.DONE:
+        return create_trial(value=value, params=params, distributions=distributions)
     # Stopped early: Optuna holds it against others at the epoch that it has reached.
     steps = {line["epoch"]: line["validation_auroc"] for line in ended.history if "validation_auroc" in line}
     return create_trial(state=TrialState.PRUNED, params=params, distributions=distributions, intermediate_values=steps)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -107,12 +108,18 @@ def nodes(s3_server) -> Iterator[Nodes]:
 
 
 @pytest.fixture
-def score(nodes, tmp_path) -> Iterator[Callable[..., "Run"]]:
-    """Starts `python -m jobs.score` on the cluster; ends what is left when the test ends."""
+def score(job) -> Callable[..., "Run"]:
+    """Starts `python -m jobs.score` on the cluster."""
+    return partial(job, "score")
+
+
+@pytest.fixture
+def job(nodes, tmp_path) -> Iterator[Callable[..., "Run"]]:
+    """Starts `python -m jobs.NAME` on the cluster; ends what is left when the test ends."""
     started: list[Run] = []
 
-    def start(*pairs: str) -> Run:
-        started.append(Run(tmp_path / f"run-{len(started)}.log", [*pairs, f"ray.address={nodes.address}"]))
+    def start(name: str, *pairs: str) -> Run:
+        started.append(Run(name, tmp_path / f"run-{len(started)}.log", [*pairs, f"ray.address={nodes.address}"]))
         return started[-1]
 
     yield start
@@ -150,11 +157,11 @@ def pictures() -> Callable[[Location, int], dict[str, bytes]]:
 class Run:
     """A job that is under way."""
 
-    def __init__(self, log: Path, pairs: list[str]) -> None:
+    def __init__(self, name: str, log: Path, pairs: list[str]) -> None:
         self._log = log
         with log.open("wb") as file:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "jobs.score", *pairs], cwd=ROOT, stdout=file, stderr=file
+                [sys.executable, "-m", f"jobs.{name}", *pairs], cwd=ROOT, stdout=file, stderr=file
             )
 
     def until(self, met: Callable[[], Any]) -> None:
