@@ -90,9 +90,8 @@ class _Trainer(ray.train.torch.TorchTrainer):
     """
 
     def _create_default_callbacks(self) -> list[Any]:
-        return [
-            one for one in super()._create_default_callbacks() if not isinstance(one, PlacementGroupCleanerCallback)
-        ]
+        every: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]
+        return [one for one in every if not isinstance(one, PlacementGroupCleanerCallback)]
 
 
 def rooms(mark: int) -> dict[int, PlacementGroup]:
