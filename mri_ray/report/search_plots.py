@@ -29,7 +29,9 @@ def history(trials: Sequence[Trial], winner: int) -> str:
         at = numbers == winner
         axes.plot(numbers[at], mine[at], "o", color=INK, markersize=10, fillstyle="none", label="the winner")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        axes.legend(loc="lower right")
+        low, high = axes.get_ylim()
+        axes.set_ylim(low - 0.45 * (high - low), high)  # room for the legend
+        axes.legend(loc="lower right", ncols=2)
         return svg_of(
             figure, "search-history", f"Validation AUROC of {len(lines)} trials, the best is {mine.max():.4f}"
         )
