@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from mri_ray.on_ray.masks import bring
 from mri_ray.on_ray.settings import TuneRun
 from mri_ray.on_ray.stream import Prepared
 from mri_ray.on_ray.train import INDECISIVE, Training, Weights
-from mri_ray.on_ray.tune_trial import Ground, Rounds
+from mri_ray.on_ray.tune_trial import POINT, Ground, Rounds
 from mri_ray.prepare.settings import PrepareConfig
 from mri_ray.report.facts import SearchFacts
 from mri_ray.report.record import Record
@@ -239,14 +240,19 @@ class _Search(Training):
         most = ground.share.concurrent
         own = {"CPU": 0, _HEAD: round((1 / most + 1 / (most + 1)) / 2, 4)}
         moving = run.tune.scheduler == "pbt"  # then all trials live, and take turns
+        points = tune_search.Points(ledger, fresh)
+        space: dict[str, Any] = {}
+        if moving:  # Ray's PBT takes no searcher
+            space = {POINT: ray.tune.grid_search([point[POINT] for point in islice(points, left)])}
         return ray.tune.Tuner(
             ray.tune.with_resources(ray.tune.with_parameters(tune_trial.train, ground=ground), own),
+            param_space=space,
             tune_config=ray.tune.TuneConfig(
-                search_alg=tune_search.Points(ledger, fresh),
+                search_alg=None if moving else points,
                 scheduler=tune_search.scheduler(run, self._space, ended),
-                num_samples=left,
+                num_samples=1 if moving else left,
                 max_concurrent_trials=None if moving else ground.share.concurrent,
-                trial_dirname_creator=lambda trial: f"{trial.config['number']:04}-{trial.trial_id}",
+                trial_dirname_creator=lambda trial: f"{trial.config[POINT]['number']:04}-{trial.trial_id}",
             ),
             run_config=ray.tune.RunConfig(
                 name=self.record.run_id,

@@ -23,7 +23,7 @@ from ray.util.placement_group import remove_placement_group
 
 from mri_ray.archive.storage import Location
 from mri_ray.on_ray.settings import TuneRun
-from mri_ray.on_ray.tune_trial import rooms
+from mri_ray.on_ray.tune_trial import POINT, rooms
 from mri_ray.report.text import duration
 from mri_ray.search.space import Space, Values
 from mri_ray.search.study import Study
@@ -64,7 +64,7 @@ class Ledger(tune.Callback):
         self._keep(fresh if old is None else replace(old, resumed=old.resumed + 1))
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
-        one, line = self.trials[trial.config["number"]], result["line"]
+        one, line = self.trials[trial.config[POINT]["number"]], result["line"]
         if result["ended"]:
             self._by_itself.add(one.number)
             return
@@ -91,12 +91,12 @@ class Ledger(tune.Callback):
         return replace(one, settings=settings, history=history, changes=(*one.changes, change))
 
     def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        one = self.trials[trial.config["number"]]
+        one = self.trials[trial.config[POINT]["number"]]
         log.warning("trial %s goes on after a fault: %s", one.name, self.faults.get(one.number, "its process ended"))
         self._keep(replace(one, resumed=one.resumed + 1))
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        one = self.trials[trial.config["number"]]
+        one = self.trials[trial.config[POINT]["number"]]
         if one.state in ENDED:
             return
         if one.number in self._by_itself:
@@ -107,7 +107,7 @@ class Ledger(tune.Callback):
             self._end(one, State.STOPPED, f"{self._run.tune.scheduler}, after {len(one.history)} of {one.planned}")
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        number = trial.config["number"]
+        number = trial.config[POINT]["number"]
         end = time.monotonic() + _FAULT_S
         while number not in self.faults and time.monotonic() < end:
             time.sleep(0.05)
@@ -118,7 +118,7 @@ class Ledger(tune.Callback):
         if time.monotonic() - self._swept < _SWEEP_S:
             return
         self._swept = time.monotonic()
-        self._free({trial.config["number"] for trial in trials if trial.status == "RUNNING"})
+        self._free({trial.config[POINT]["number"] for trial in trials if trial.status == "RUNNING"})
 
     def _free(self, running: Collection[int]) -> None:
         for number, room in rooms(self.mark).items():
@@ -215,18 +215,21 @@ class Points(Searcher):
         self._ledger, self._fresh = ledger, fresh
         self._again = ledger.unfinished()
 
-    def suggest(self, trial_id: str) -> Any:
+    def __next__(self) -> dict[str, Any]:
+        """What the function that Ray Tune runs is given as its config (`tune_trial.train`); it counts as begun."""
         if self._again:
             one = self._again.pop(0)
             number, settings = one.number, one.settings
         else:
-            found = next(self._fresh, None)
-            if found is None:
-                return Searcher.FINISHED
-            number, settings = found
+            number, settings = next(self._fresh)
         self._ledger.begin(number, settings)
-        begun = self._ledger.trials[number].checkpoint
-        return {"number": number, "settings": settings, "checkpoint": begun}
+        return {POINT: {"number": number, "settings": settings, "checkpoint": self._ledger.trials[number].checkpoint}}
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return self
+
+    def suggest(self, trial_id: str) -> Any:
+        return next(self, Searcher.FINISHED)
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
         """Nothing: the ledger, which knows how a trial ended, teaches the study."""
@@ -298,8 +301,8 @@ class Population(PopulationBasedTraining):
         self._space, self._rng = space, rng
 
     def _get_new_config(self, trial: Any, trial_to_clone: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        settings = self._space.perturbed(trial_to_clone.config["settings"], self._rng)
-        return {**trial.config, "settings": settings}, {}
+        settings = self._space.perturbed(trial_to_clone.config[POINT]["settings"], self._rng)
+        return {POINT: trial.config[POINT] | {"settings": settings}}, {}
 
 
 def _replay(made: TrialScheduler, ended: Sequence[Trial]) -> None:

@@ -28,6 +28,7 @@ from mri_ray.search.accounting import Share
 from mri_ray.search.space import Values
 
 RUNS = "runs"
+POINT = "point"
 _HEARD_S = 0.2  # between two looks at whether a training has ended
 _TOLD = "trial.json"
 MOST_TRIALS = 10_000
@@ -105,13 +106,14 @@ def rooms(mark: int) -> dict[int, PlacementGroup]:
 
 
 def train(config: Mapping[str, Any], ground: Ground) -> None:
-    """The function that Ray Tune runs. config: {number, settings, checkpoint}; settings change in flight under PBT.
+    """The function that Ray Tune runs. config: POINT {number, settings, checkpoint}; settings change in flight by PBT.
 
     checkpoint: of a search that was killed, where the trial was.
     """
-    number = config["number"]
+    point = config[POINT]
+    number = point["number"]
     try:
-        _Trial(number, dict(config["settings"]), ground).run(config.get("checkpoint"))
+        _Trial(number, dict(point["settings"]), ground).run(point["checkpoint"])
     except MriRayError as exc:
         ground.queue.put({"trial": number, "fault": f"{type(exc).__name__}: {exc}"})
         raise
