@@ -5,8 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 from report import test_pages as given
+from report.test_card import bundle  # noqa: F401 - a fixture
 
-from mri_ray.report import pages
+from mri_ray.report import card, pages
 from mri_ray.report.facts import SearchFacts
 from mri_ray.search.trials import Change, State, Trial
 
@@ -114,3 +115,8 @@ def test_a_winner_that_is_the_config_itself_and_hostile_reasons_stay_text():
 def test_without_a_search_nothing_is_said_of_one():
     shown = given.Page(pages.training_page(given.training()))
     assert "The search" not in shown.text
+
+
+def test_the_card_says_that_it_was_chosen(bundle):  # noqa: F811
+    text = card.papers(bundle, given.training(search=facts()))["model_card.md"]
+    assert "the best of 16 trials of a search (optuna, asha)" in text
