@@ -12,9 +12,9 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from mri_ray.errors import ConfigError
-from mri_ray.on_ray.settings import AuditRun, GenerationsRun, PrepareRun, ScoreRun, TrainRun
+from mri_ray.on_ray.settings import AuditRun, GenerationsRun, PrepareRun, ScoreRun, TrainRun, TuneRun
 
-Run = TypeVar("Run", PrepareRun, TrainRun, AuditRun, ScoreRun, GenerationsRun)
+Run = TypeVar("Run", PrepareRun, TrainRun, TuneRun, AuditRun, ScoreRun, GenerationsRun)
 
 
 def from_argv(kind: type[Run], argv: Sequence[str] | None = None, *, default: Path | None = None) -> Run:

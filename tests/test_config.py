@@ -8,7 +8,7 @@ import pytest
 
 from mri_ray import config
 from mri_ray.errors import ConfigError
-from mri_ray.on_ray.settings import ScoreRun, TrainRun
+from mri_ray.on_ray.settings import ScoreRun, TrainRun, TuneRun
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 GIVEN = ["archive=in", "output=out"]
@@ -100,6 +100,9 @@ def test_the_shipped_configs_are_complete():
     assert (found.archive, found.labels, found.masks) == (("a", "s3://b/c"), ("a.csv", None), (None, "m"))
     assert found.model.convolutions == (1, 1, 2, 2, 2)
     config.load(ScoreRun, CONFIGS / "score.yaml", [*GIVEN, "bundle=x"])
+    found = config.load(TuneRun, CONFIGS / "tune.yaml", [*GIVEN, "masks=m"])
+    assert (found.tune.algorithm, found.tune.scheduler) == ("optuna", "asha")
+    assert {one.path for one in found.space.ranges} >= {"optimiser.learning_rate", "model.width"}
 
 
 def test_the_command_line_is_config_and_pairs_only(capsys):
@@ -111,7 +114,7 @@ def test_the_command_line_is_config_and_pairs_only(capsys):
     assert "train.epochs" in shown
 
 
-@pytest.mark.parametrize("job", ["train", "score"])
+@pytest.mark.parametrize("job", ["train", "tune", "score"])
 def test_a_job_stops_at_a_mistake_before_ray_with_exit_code_2(job):
     done = subprocess.run(
         [sys.executable, "-m", f"jobs.{job}", "archive=nowhere", "outptu=x"],

@@ -18,6 +18,7 @@ LAYERS = {
     "cohort": 4,
     "learn": 5,
     "predict": 6,
+    "search": 6,
     "report": 7,
     "phantom": 7,
     "on_ray": 8,

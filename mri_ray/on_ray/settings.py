@@ -3,9 +3,10 @@
 The names of the fields are part of the interface: see the README's table.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from itertools import permutations, product
-from typing import Literal
+from typing import Any, Literal
 
 from mri_ray.archive.select import SelectConfig
 from mri_ray.archive.settings import KeepConfig
@@ -18,6 +19,8 @@ from mri_ray.errors import ConfigError
 from mri_ray.learn.settings import CalibrationConfig, EvaluationConfig, ModelConfig, OptimiserConfig
 from mri_ray.prepare.augment import AugmentConfig
 from mri_ray.prepare.settings import PrepareConfig
+from mri_ray.search.settings import TuneSettings
+from mri_ray.search.space import Space, checked, in_flight, space_of, with_values
 
 
 def _at_least(name: str, value: float | None, least: float) -> None:
@@ -224,6 +227,42 @@ class TrainRun(LabelledRun):
                 f"model.input_size: must equal prepare.size ({self.prepare.size}), got {self.model.input_size}"
             )
         _at_least("seed", self.seed, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneRun(TrainRun):
+    """One search: all that a training is told, what of it is searched, and how; the best training's bundle out.
+
+    resume: go on with the search of the same settings that was killed in this output; else it begins anew.
+    """
+
+    search: dict[str, Any]
+    tune: TuneSettings = field(default_factory=TuneSettings)
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        tune = self.tune
+        checked(self.space, self.with_values, grid=tune.algorithm == "grid", seed=self.seed)
+        if tune.scheduler == "pbt" and not any(in_flight(one.path) for one in self.space.ranges):
+            raise ConfigError("search: must name a field of optimiser or augment with scheduler pbt, got none")
+        if tune.scheduler == "pbt" and self.train.least_workers is not None:
+            raise ConfigError("train.least_workers: must be left out with scheduler pbt")
+
+    @property
+    def space(self) -> Space:
+        return space_of(self.search, self.training)
+
+    @property
+    def training(self) -> TrainRun:
+        """The training that the search begins with: the config without what is searched."""
+        return TrainRun(**{item.name: getattr(self, item.name) for item in fields(TrainRun)})
+
+    def with_values(self, values: Mapping[str, Any]) -> TrainRun:
+        """The training at a point of the space. Raises ConfigError where it is none that is accepted."""
+        coupled = {"model.input_size": values["prepare.size"]} if "prepare.size" in values else {}
+        changed: TrainRun = with_values(self.training, coupled | dict(values))
+        return changed
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,9 +19,9 @@ from mri_ray.archive.storage import Location
 from mri_ray.learn.plan import CHUNK_ROWS, Rows, copies, epoch_order, share
 from mri_ray.prepare.augment import AugmentConfig, apply, draw, moved
 from mri_ray.prepare.masks import unpacked
+from mri_ray.search.accounting import READ_CPUS
 
 Arrays = dict[str, np.ndarray]
-READ_CPUS = 0.5  # of a reading task: it waits for storage half the time
 READERS = 4  # files of a window read at once
 AHEAD = 2  # windows read ahead of the training
 
@@ -137,7 +137,11 @@ class Stream:
             yield from _cut(ray.get(ahead.popleft()), size)
 
 
-@ray.remote(num_cpus=READ_CPUS, max_retries=3, retry_exceptions=[OSError])  # type: ignore[call-overload]
+# Named, as the default would be the placement group of the trial that the training is part of, which has no CPUs: on a
+# search it would wait for ever.
+@ray.remote(  # type: ignore[call-overload]
+    num_cpus=READ_CPUS, max_retries=3, retry_exceptions=[OSError], scheduling_strategy="DEFAULT"
+)
 def _read(
     prepared: Prepared,
     rows: Rows,

@@ -11,9 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray.train
-import ray.train.torch
 import torch
-from ray.util.queue import Queue
 
 from mri_ray.archive import outputs
 from mri_ray.archive.identity import digest, digest_json
@@ -25,32 +23,30 @@ from mri_ray.cohort.audit import audit
 from mri_ray.cohort.held_out import divisions
 from mri_ray.cohort.lesions import Lesions, lesions
 from mri_ray.cohort.split import SIDES, TEST, TRAIN, VALIDATION
-from mri_ray.errors import ConfigError, MriRayError, SplitError, TrainingFailed
 from mri_ray.learn import bundle as bundles
 from mri_ray.learn.bundle import Bundle
 from mri_ray.learn.model import build, count_parameters
 from mri_ray.learn.operate import settled
-from mri_ray.learn.plan import Rows
-from mri_ray.on_ray import cluster, cohorts, curves, ingest, progress, score_shards, train_worker, validate
+from mri_ray.on_ray import cluster, cohorts, curves, fit, ingest, progress, score_shards, train_worker, validate
 from mri_ray.on_ray.beside import trained_beside
 from mri_ray.on_ray.job import LabelledJob
 from mri_ray.on_ray.masks import bring, looked_at, told
-from mri_ray.on_ray.settings import TrainRun, TrainSettings, listed
+from mri_ray.on_ray.settings import TrainRun, listed
 from mri_ray.on_ray.stream import Prepared
 from mri_ray.on_ray.studies import with_keys
 from mri_ray.on_ray.tracking import tracked
-from mri_ray.on_ray.work import ONE_CPU, own_error
+from mri_ray.on_ray.work import ONE_CPU
 from mri_ray.predict import snapshot
 from mri_ray.predict.levels import study_point
 from mri_ray.predict.predictor import probability
 from mri_ray.predict.prove import SLICES, prove
 from mri_ray.report import answers, card, examples, pages
-from mri_ray.report.facts import TrainingFacts
+from mri_ray.report.facts import SearchFacts, TrainingFacts
 from mri_ray.report.record import Record, versions
 
 Weights = dict[str, torch.Tensor]
 # Settings that change no fit; what the split does to it, the cohort's digest tells.
-_INDECISIVE = (
+INDECISIVE = (
     *("output", "cache", "storage", "ray", "shards", "max_quarantined_fraction", "max_runtime_s"),
     *("split", "calibration", "evaluation", "audit"),
 )
@@ -67,18 +63,20 @@ def run(settings: TrainRun, *, headline: str = HEADLINE) -> Record:
 
     headline: what the report says its figures are about.
     """
-    job = _Training(settings, headline)
+    job = Training(settings, headline)
     with job.record.kept(job.output), cluster.connected(settings.ray):
         job.run()
     return job.record
 
 
-class _Training(LabelledJob):
-    def __init__(self, settings: TrainRun, headline: str) -> None:
-        super().__init__("train", settings, headline)
+class Training(LabelledJob):
+    def __init__(self, settings: TrainRun, headline: str, *, name: str = "train") -> None:
+        super().__init__(name, settings, headline)
         self.settings = settings
         self.place = self.output / "bundle"
         self.fit_names: list[str] = []
+        self.provenance: dict[str, Any] = {}  # what else the bundle tells of how it was made
+        self.search: SearchFacts | None = None
         self.cache = Location.of(settings.cache, settings.storage) if settings.cache else self.output
         given = listed(settings.masks, settings.archive)
         self._has_masks = np.array([uri is not None for uri in given])  # of each archive
@@ -100,14 +98,13 @@ class _Training(LabelledJob):
                 source, self.prepared, workers=settings.shards.workers, deadline=self.deadline, tell=record.tell
             )
         record.values["this_run"] |= prepared
-        cohort = self._cohort()
+        cohort, weights, history = self.learned(self._cohort())
+        settings = self.settings  # a search has changed them
         others = divisions(cohort, settings.split, naive=settings.evaluation.naive, seed=settings.seed)
-        record.tell(training="of the bundle")
-        with record.stage("training"):
-            weights, history = self._fit(cohort)
         # The test side is not looked at before the bundle is settled.
         with record.stage("calibrating"):
             bundle = self._settled(self._bundle(weights, cohort), cohort)
+        bundle, cohort = self.final(bundle, cohort)
         with record.stage("proving"):
             bundle = replace(bundle, proofs=self._proofs(bundle, cohort))
         with record.stage("training beside"):
@@ -158,35 +155,36 @@ class _Training(LabelledJob):
         packed = pc.match_substring(cohort.index["path"], "!/").to_numpy()
         return lesions(cohort.label, marked, fault, given=has_masks, packed=packed, without_slice=without_slice)
 
-    def _fit(self, cohort: Cohort) -> tuple[Weights, list[train_worker.Epoch]]:
-        settings = self.settings
-        train = _rows(cohort, TRAIN, masked=settings.model.masks)
-        task = train_worker.Task(
-            model=settings.model,
-            optimiser=settings.optimiser,
-            augment=settings.augment,
-            settings=settings.train,
-            seed=settings.seed,
-            prepared=self._rows_at(),
-            train=train,
-            validation=_rows(cohort, VALIDATION, masked=settings.model.masks),
-        )
-        if len(train) < task.batch:
-            raise SplitError(
-                f"train.workers: each worker needs a row of the train side, got {settings.train.workers} workers for "
-                f"{len(train)} rows"
-            )
+    def learned(self, cohort: Cohort) -> tuple[Cohort, Weights, list[train_worker.Epoch]]:
+        """The network of the bundle with its history, and the cohort that it has learned from."""
+        self.record.tell(training="of the bundle")
+        with self.record.stage("training"):
+            return cohort, *self.fit(cohort)
+
+    def final(self, bundle: Bundle, cohort: Cohort) -> tuple[Bundle, Cohort]:
+        """What is done to a bundle once it is settled; and the cohort as it then stands."""
+        return bundle, cohort
+
+    def fit(self, cohort: Cohort, *, last: bool = False) -> tuple[Weights, list[train_worker.Epoch]]:
+        """A training of its own; last: also of the validation side, whence the last epoch is kept for the best."""
+        settings, masked = self.settings, self.settings.model.masks
+        learned = fit.rows(cohort, TRAIN, *([VALIDATION] if last else []), masked=masked)
+        validation = fit.rows(cohort, VALIDATION, masked=masked)
+        task = replace(fit.task(settings, self._rows_at(), learned, validation), last=last)
         # The same settings on the same rows go on where a killed run stopped; anything else starts anew.
-        decisive = {name: value for name, value in asdict(settings).items() if name not in _INDECISIVE}
-        name = digest("fit", digest_json(decisive), cohort.digest())
+        decisive = {name: value for name, value in asdict(settings).items() if name not in INDECISIVE}
+        name = digest("fit", digest_json(decisive), cohort.digest(), *(["last"] if last else []))
         self.fit_names.append(name)
+        trainer = partial(
+            fit.trainer, name, task, place=self.output / "checkpoints", scaling=fit.scaling(settings.train)
+        )
         try:
             self.record.tell(**progress.epoch(None, settings.train.epochs))
             shown = {part: decisive[part] for part in _TRACKED}
             with tracked(name, shown) as track, progress.relayed(partial(self._tell_epoch, name, track)) as queue:
-                result = self._trainer(name, task, queue).fit()
+                result = trainer(queue=queue, max_failures=settings.train.max_failures).fit()
         except ray.train.TrainingFailedError as exc:
-            raise _named(exc) from exc
+            raise fit.named(exc) from exc
         assert result.checkpoint is not None, "a training that ended has reported an epoch"
         with result.checkpoint.as_directory() as folder:
             return train_worker.read_checkpoint(Path(folder))
@@ -200,7 +198,7 @@ class _Training(LabelledJob):
         """By side, how well the bundle's heat maps agree with masks it has not learned from."""
         found = {}
         for code in (VALIDATION, TEST):
-            rows, group = _rows(cohort, code, masked=True), cohort.group[cohort.side == code]
+            rows, group = fit.rows(cohort, code, masked=True), cohort.group[cohort.side == code]
             figures = looked_at(bundle, self._rows_at(), rows, group, seed=self.settings.seed)
             if figures.get("dice") is not None:
                 found[SIDES[code]] = figures
@@ -220,27 +218,11 @@ class _Training(LabelledJob):
 
     def _proofs(self, bundle: Bundle, cohort: Cohort) -> dict[str, Any]:
         """Made where scoring would run: on a GPU if there is one."""
-        rows = _rows(cohort, VALIDATION)
+        rows = fit.rows(cohort, VALIDATION)
         some = np.random.default_rng(self.settings.seed).permutation(len(rows))[:SLICES]
         images = self._rows_at().pixels(rows.take(np.sort(some)))
         task = ray.remote(prove).options(**({"num_gpus": 1} if cluster.gpus() else ONE_CPU))
         return ray.get(task.remote(bundle, images))
-
-    def _trainer(self, name: str, task: train_worker.Task, queue: Queue) -> ray.train.torch.TorchTrainer:
-        settings = self.settings.train
-        filesystem, path = (self.output / "checkpoints").arrow()
-        return ray.train.torch.TorchTrainer(
-            train_worker.train,
-            train_loop_config={"task": task, "queue": queue},
-            scaling_config=_scaling(settings),
-            run_config=ray.train.RunConfig(
-                name=name,
-                storage_path=path,
-                storage_filesystem=filesystem,
-                failure_config=ray.train.FailureConfig(max_failures=settings.max_failures),
-                checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
-            ),
-        )
 
     def _bundle(self, weights: Weights, cohort: Cohort) -> Bundle:
         settings = self.settings
@@ -252,6 +234,7 @@ class _Training(LabelledJob):
             "leakage": asdict(cohort.leakage),
             "sources": cohort.sources,
             "audit": self.audit["shortcuts"],
+            **self.provenance,
         }
         return Bundle(
             model=replace(settings.model, pretrained=None),
@@ -289,10 +272,10 @@ class _Training(LabelledJob):
 
     def _made(self, cohort: Cohort) -> Bundle:
         """A training beside the one that is delivered, calibrated by its own validation side."""
-        return self._by_validation(self._bundle(self._fit(cohort)[0], cohort), cohort)[0]
+        return self._by_validation(self._bundle(self.fit(cohort)[0], cohort), cohort)[0]
 
     def _answered(self, bundle: Bundle, cohort: Cohort, side: int) -> np.ndarray:
-        return validate.logits(bundle, self._rows_at(), _rows(cohort, side))
+        return validate.logits(bundle, self._rows_at(), fit.rows(cohort, side))
 
     def _score(self, bundle: Bundle, cohort: Cohort) -> snapshot.Snapshot:
         """Answers of the bundle for every prepared row, through the same path that scores archives."""
@@ -358,41 +341,5 @@ class _Training(LabelledJob):
             held_out=beside,
             audit=self.audit["shortcuts"],
             lesions=self._lesion_figures(bundle, cohort) if self.masks is not None else {},
+            search=self.search,
         )
-
-
-def _rows(cohort: Cohort, side: int, *, masked: bool = False) -> Rows:
-    """Rows of one side; masked: with what is known of their masks."""
-    mine = np.flatnonzero(cohort.side == side)
-    return Rows(
-        part=cohort.index["part"].to_numpy()[mine],
-        place=cohort.index["place"].to_numpy()[mine],
-        label=cohort.label[mine],
-        row_id=cohort.index["row_id"].to_numpy()[mine],
-        source=cohort.source[mine],
-        known=cohort.mask_known[mine] if masked else None,
-    )
-
-
-def _scaling(settings: TrainSettings) -> ray.train.ScalingConfig:
-    """A GPU for each worker when the cluster has any; else at most half the CPUs that last, so that reading fits."""
-    workers, least = settings.workers, settings.least_workers
-    number: Any = workers if least is None else (least, workers)  # its annotation knows of one number only
-    gpus = cluster.gpus()
-    if gpus:
-        if (least or workers) > gpus:
-            raise ConfigError(f"train.workers: at most one a GPU, got {least or workers} workers for {gpus} GPUs")
-        return ray.train.ScalingConfig(num_workers=number, use_gpu=True)
-    share = min(1.0, cluster.lasting_cpus() / 2 / workers) or 1.0  # a cluster without any yet is made of whole ones
-    # Spread: a node that is full of workers has no room for reading, and takes all of them along when it goes.
-    return ray.train.ScalingConfig(num_workers=number, resources_per_worker={"CPU": share}, placement_strategy="SPREAD")
-
-
-def _named(error: ray.train.TrainingFailedError) -> MriRayError:
-    """Our own error where a worker raised one, else TrainingFailed with the last line of what it did raise."""
-    first = next(iter(getattr(error, "worker_failures", {}).values()), error)
-    own = own_error(first)
-    if own is not None:
-        return own
-    lines = str(first).strip().splitlines()
-    return TrainingFailed(f"training: must end with a checkpoint, got {lines[-1] if lines else type(first).__name__}")

@@ -20,6 +20,7 @@ import torch.distributed as dist
 from ray.util.queue import Queue
 from torch import nn
 
+from mri_ray.archive.storage import Location
 from mri_ray.learn.checkpoint import load_checkpoint, save_checkpoint
 from mri_ray.learn.device import Precision, choose_precision, place
 from mri_ray.learn.loop import Sums, evaluate_batches, train_steps
@@ -52,6 +53,8 @@ class Task:
     prepared: Prepared
     train: Rows
     validation: Rows
+    start: Location | None = None  # a checkpoint to go on from, where the training has none of its own
+    last: bool = False  # the last epoch is kept and not the best: for want of rows that it has not learned from
 
     @property
     def batch(self) -> int:
@@ -110,7 +113,7 @@ def train(config: dict[str, Any]) -> None:
                 "seconds": time.monotonic() - started,
             }
         )
-        worker.report(history, is_best=best_epoch(history) == epoch + 1)
+        worker.report(history, is_best=worker.task.last or best_epoch(history) == epoch + 1)
 
 
 def best_epoch(history: list[Epoch]) -> int:
@@ -174,6 +177,9 @@ class _Worker:
     def resume(self) -> list[Epoch]:
         """Go on from the last checkpoint, if there is one; returns the history up to it."""
         checkpoint = ray.train.get_checkpoint()
+        if checkpoint is None and self.task.start is not None:
+            filesystem, path = self.task.start.arrow()
+            checkpoint = ray.train.Checkpoint(path, filesystem)
         if checkpoint is None:
             return []
         with checkpoint.as_directory() as folder:

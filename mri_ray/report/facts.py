@@ -7,6 +7,7 @@ import numpy as np
 
 from mri_ray.report.folders import Folders
 from mri_ray.report.subgroups import Subgroups
+from mri_ray.search.trials import Trial
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -88,6 +89,27 @@ class Facts:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class SearchFacts:
+    """trials: all of them. winner: its number. seen: how many had a figure to be chosen by. figure: what it was chosen
+    by, and its epoch. scheduler, algorithm, share: how the search went about it. importance: by path, summing to 1.
+    cost: whether milliseconds an image were an objective. paths: that were searched. folds: of each trial, 0 for one.
+    refit: whether the bundle was then trained on validation too.
+    """
+
+    trials: list[Trial]
+    winner: int
+    seen: int
+    algorithm: str
+    scheduler: str
+    share: dict[str, Any]
+    importance: dict[str, float]
+    cost: bool
+    paths: list[str]
+    folds: int
+    refit: bool
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class TrainingFacts(Facts):
     """history: one dict an epoch (epoch, train_loss, train_accuracy, validation_loss, validation_accuracy,
     validation_auroc or None, images_per_s, waiting, seconds). best_epoch: the one the bundle holds, from 1.
@@ -107,6 +129,7 @@ class TrainingFacts(Facts):
     held_out: list[dict[str, Any]] = field(default_factory=list)
     audit: dict[str, dict[str, Any]] = field(default_factory=dict)
     lesions: dict[str, dict[str, Any]] = field(default_factory=dict)
+    search: SearchFacts | None = None  # that the bundle came out of
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

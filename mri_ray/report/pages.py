@@ -12,7 +12,7 @@ from markupsafe import Markup
 from mri_ray import metrics
 from mri_ray.errors import Reason
 from mri_ray.records import Decision
-from mri_ray.report import audit, plots, sections
+from mri_ray.report import audit, plots, search, sections
 from mri_ray.report.answers import most_telling
 from mri_ray.report.facts import Answers, AuditFacts, Facts, ScoringFacts, TrainingFacts
 from mri_ray.report.figures import (
@@ -62,6 +62,7 @@ def training_page(facts: TrainingFacts) -> str:
         "no_patients": facts.settings.get("labels") is None,
         "shortcuts": list(audit.shortcuts(facts.audit)),
         "epoch_columns": [name for name, _ in EPOCH.values()],
+        **search.values(facts),
         "epochs": [[show(line[key]) for key, (_, show) in EPOCH.items()] for line in facts.history],
     }
     return _environment().get_template("training.html").render(values)

@@ -28,7 +28,7 @@ from mri_ray import metrics
 INK, FAINT, FIRST, SECOND, PAPER = "#010101", "#020202", "#030303", "#040404", "#050505"
 _VARIABLES = {INK: "--ink", FAINT: "--faint", FIRST: "--first", SECOND: "--second", PAPER: "--paper"}
 
-_STYLE: Any = {
+STYLE: Any = {
     "svg.fonttype": "none",
     "font.family": "DejaVu Sans",  # measured with the font that matplotlib brings, shown in the page's
     "font.size": 9,
@@ -98,8 +98,8 @@ def learning_curves(history: Sequence[Mapping[str, Any]], best_epoch: int) -> li
 
 def _curve(title: str, epochs: np.ndarray, values: Mapping[str, np.ndarray], best_epoch: int) -> str:
     """values: (epochs,) by side, NaN where undefined."""
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _axes(title, "epoch", "")
+    with matplotlib.rc_context(STYLE):
+        figure, axes = axes_of(title, "epoch", "")
         axes.axvline(best_epoch, color=FAINT, linewidth=1, linestyle=":", label=f"best epoch: {best_epoch}")
         for side, line in values.items():
             colour, style = (FIRST, "--") if side == "train" else (SECOND, "-")
@@ -110,7 +110,7 @@ def _curve(title: str, epochs: np.ndarray, values: Mapping[str, np.ndarray], bes
             axes.plot(best_epoch, at[0], marker="o", markersize=8, color=SECOND, fillstyle="none")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.legend()
-        return _svg(figure, f"curve-{title}", f"{title} by epoch, {len(epochs)} epochs, the best is {best_epoch}")
+        return svg_of(figure, f"curve-{title}", f"{title} by epoch, {len(epochs)} epochs, the best is {best_epoch}")
 
 
 def confusion(counts: Mapping[str, int]) -> str:
@@ -118,8 +118,8 @@ def confusion(counts: Mapping[str, int]) -> str:
     grid = np.array([[counts["tn"], counts["fp"]], [counts["fn"], counts["tp"]]])
     truths = ["normal", "tumor"]
     share = grid / np.maximum(grid.sum(axis=1, keepdims=True), 1)
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _axes("Confusion matrix", "decision", "truth")
+    with matplotlib.rc_context(STYLE):
+        figure, axes = axes_of("Confusion matrix", "decision", "truth")
         for row in range(2):
             for column in range(2):
                 right = row == column
@@ -140,7 +140,7 @@ def confusion(counts: Mapping[str, int]) -> str:
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
         alt = ", ".join(f"{name} {counts[name]}" for name in ("tp", "fp", "tn", "fn"))
-        return _svg(figure, "confusion", f"Confusion matrix: {alt}")
+        return svg_of(figure, "confusion", f"Confusion matrix: {alt}")
 
 
 def roc(labels: ArrayLike, scores: ArrayLike, *, area: float, operating: tuple[float, float]) -> str:
@@ -149,14 +149,14 @@ def roc(labels: ArrayLike, scores: ArrayLike, *, area: float, operating: tuple[f
     Raises ValueError with one class only.
     """
     false, true = thinned(*metrics.roc_curve(labels, scores)[:2])
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _axes("ROC", "false positive rate (1 - specificity)", "sensitivity")
+    with matplotlib.rc_context(STYLE):
+        figure, axes = axes_of("ROC", "false positive rate (1 - specificity)", "sensitivity")
         axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=":")
         axes.plot(false, true, color=FIRST, label=f"AUROC {area:.4f}")
         axes.plot(*operating, marker="o", color=SECOND, linestyle="", label="at the threshold")
         axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
         axes.legend(loc="lower right")
-        return _svg(figure, "roc", f"ROC curve with an area of {area:.4f}")
+        return svg_of(figure, "roc", f"ROC curve with an area of {area:.4f}")
 
 
 def precision_recall(
@@ -168,8 +168,8 @@ def precision_recall(
     """
     precision, recall = (values[::-1] for values in metrics.precision_recall_curve(labels, scores))
     chosen = np.unique(np.searchsorted(recall, np.linspace(0, 1, ROC_POINTS)).clip(max=len(recall) - 1))
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _axes("Precision and recall", "sensitivity (recall)", "precision (PPV here)")
+    with matplotlib.rc_context(STYLE):
+        figure, axes = axes_of("Precision and recall", "sensitivity (recall)", "precision (PPV here)")
         share = float(np.mean(np.asarray(labels)))
         axes.axhline(share, color=FAINT, linewidth=1, linestyle=":", label=f"share with tumor {share:.3f}")
         axes.plot(recall[chosen], precision[chosen], color=FIRST, label=f"AUPRC {area:.4f}")
@@ -177,20 +177,20 @@ def precision_recall(
             axes.plot(*operating, marker="o", color=SECOND, linestyle="", label="at the threshold")
         axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
         axes.legend(loc="lower left")
-        return _svg(figure, "precision-recall", f"Precision-recall curve with an area of {area:.4f}")
+        return svg_of(figure, "precision-recall", f"Precision-recall curve with an area of {area:.4f}")
 
 
 def reliability(bins: Sequence[Mapping[str, Any]], side: str) -> str:
     """bins: of `metrics.reliability`. Dots grow with the number of slices; bars are Wilson's."""
     p, frequency, n = (np.array([entry[key] for entry in bins], float) for key in ("probability", "frequency", "n"))
     low, high = np.array([entry["frequency_interval"] for entry in bins]).T
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _axes(f"Reliability, {side} side", "mean probability in the bin", "share with tumor")
+    with matplotlib.rc_context(STYLE):
+        figure, axes = axes_of(f"Reliability, {side} side", "mean probability in the bin", "share with tumor")
         axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=":")
         axes.errorbar(p, frequency, yerr=[frequency - low, high - frequency], fmt="none", ecolor=FIRST, elinewidth=1)
         axes.scatter(p, frequency, s=12 + 120 * n / n.max(), color=FIRST, alpha=0.7, linewidth=0)
         axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
-        return _svg(figure, "reliability", f"Share with tumor by mean probability in {len(p)} bins")
+        return svg_of(figure, "reliability", f"Share with tumor by mean probability in {len(p)} bins")
 
 
 def lesions(rows: Sequence[Mapping[str, Any]], unit: str) -> str:
@@ -198,9 +198,9 @@ def lesions(rows: Sequence[Mapping[str, Any]], unit: str) -> str:
     found = np.array([row["sensitivity"] for row in rows])
     low, high = np.array([row["sensitivity_bootstrap"] or row["sensitivity_interval"] for row in rows]).T
     places = np.arange(len(rows))
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         # The unit stands above: labels of two lines leave no room below.
-        figure, axes = _axes(f"Sensitivity by size of the lesion, {unit}", "", "")
+        figure, axes = axes_of(f"Sensitivity by size of the lesion, {unit}", "", "")
         # A percentile interval need not hold the estimate itself.
         bars = [np.clip(found - low, 0, None), np.clip(high - found, 0, None)]
         axes.errorbar(places, found, yerr=bars, fmt="o", color=FIRST, ecolor=FIRST, elinewidth=1)
@@ -210,7 +210,7 @@ def lesions(rows: Sequence[Mapping[str, Any]], unit: str) -> str:
         )
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
         alt = ", ".join(f"{row['name']} {row['sensitivity']:.2f}" for row in rows)
-        return _svg(figure, "lesions", f"Sensitivity by size of the lesion: {alt}")
+        return svg_of(figure, "lesions", f"Sensitivity by size of the lesion: {alt}")
 
 
 def thinned(false: np.ndarray, true: np.ndarray, points: int = ROC_POINTS) -> tuple[np.ndarray, np.ndarray]:
@@ -232,8 +232,8 @@ def score_histogram(
     """With labels (1, 0) the share of each class by score, without them the number of slices on a log axis."""
     values = np.asarray(probabilities)
     edges = np.linspace(0, 1, BINS + 1)
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _axes("Scores", "probability of tumor", "slices" if labels is None else "share of its class")
+    with matplotlib.rc_context(STYLE):
+        figure, axes = axes_of("Scores", "probability of tumor", "slices" if labels is None else "share of its class")
         if labels is None:
             slices = np.histogram(values, edges)[0]
             axes.stairs(slices, edges, color=FIRST, fill=True, alpha=0.6)
@@ -254,7 +254,7 @@ def score_histogram(
             axes.axvspan(*refer, color=FAINT, alpha=0.25, linewidth=0, label="referred")
         axes.set_xlim(0, 1)
         axes.legend(loc="upper center")
-        return _svg(
+        return svg_of(
             figure,
             "scores" if labels is None else "class-scores",
             f"Distribution of the probability of tumor over {len(values):,} slices",
@@ -279,8 +279,8 @@ def throughput(history: Sequence[Mapping[str, Any]]) -> str | None:
     unit, seconds = ("seconds", 1) if end < 180 else ("minutes", 60) if end < 180 * 60 else ("hours", 3600)
     mean = points[-1, 1] / end
     told = f"{mean:,.0f}" if mean >= 10 else f"{mean:.2g}"
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _axes("Throughput", f"{unit} since the start", "objects per second")
+    with matplotlib.rc_context(STYLE):
+        figure, axes = axes_of("Throughput", f"{unit} since the start", "objects per second")
         axes.stairs(every, edges / seconds, color=FIRST, fill=True, alpha=0.6, label="all")
         if bad.any():
             axes.stairs(bad, edges / seconds, color=SECOND, fill=True, label="quarantined")
@@ -288,19 +288,22 @@ def throughput(history: Sequence[Mapping[str, Any]]) -> str | None:
         axes.set(xlim=(0, end / seconds), ylim=(0, 1.35 * max(every.max(), 1e-9)))  # room for the legend
         axes.yaxis.set_major_formatter(EngFormatter(sep=""))
         axes.legend(loc="upper center", ncols=3)
-        return _svg(figure, "throughput", f"Objects per second over {end:,.0f} seconds, {told} on average")
+        return svg_of(figure, "throughput", f"Objects per second over {end:,.0f} seconds, {told} on average")
 
 
-def _axes(title: str, x: str, y: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(WIDTH_IN, HEIGHT_IN))
-    axes = figure.add_axes((0.17, 0.14, 0.81, 0.77))  # fixed: fitting to the texts takes longer than drawing
+def axes_of(title: str, x: str, y: str, *, wide: bool = False) -> tuple[Figure, Axes]:
+    """An empty drawing; wide: as wide as the page."""
+    figure = Figure(figsize=(2.4 * WIDTH_IN if wide else WIDTH_IN, HEIGHT_IN))
+    axes = figure.add_axes(
+        (0.02, 0.14, 0.96, 0.77) if wide else (0.17, 0.14, 0.81, 0.77)
+    )  # fixed: fitting to the texts takes longer than drawing
     axes.set(title=title, xlabel=x, ylabel=y)
     figure.patch.set_visible(False)
     axes.patch.set_visible(False)
     return figure, axes
 
 
-def _svg(figure: Figure, name: str, alt: str) -> str:
+def svg_of(figure: Figure, name: str, alt: str) -> str:
     """The figure as an element of a page; `name` keeps its ids apart from those of other drawings there."""
     held = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": name}):

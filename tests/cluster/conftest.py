@@ -132,6 +132,7 @@ def job(nodes, tmp_path) -> Iterator[Callable[..., "Run"]]:
 
 @pytest.fixture
 def score(job) -> Callable[..., "Run"]:
+    """Starts `python -m jobs.score` on the cluster."""
     return partial(job, "score")
 
 

@@ -1,0 +1,125 @@
+"""Searches of tiny trainings on phantoms, from the archive to the bundle."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from mri_ray import config
+from mri_ray.archive.storage import Location
+from mri_ray.errors import ConfigError, TrainingFailed
+from mri_ray.learn import bundle as bundles
+from mri_ray.on_ray import tune
+from mri_ray.on_ray.settings import TrainRun, TuneRun
+
+pytestmark = pytest.mark.slow
+
+SPACE = {
+    "optimiser.learning_rate": {"loguniform": [1e-4, 1e-2]},
+    "model.width": {"choice": [2, 4]},
+    "augment.rotation_deg": {"uniform": [0, 20]},
+}
+
+
+@pytest.fixture
+def given(ray_cluster, small, archive, trained, tmp_path) -> dict[str, Any]:
+    """Settings of a search over what the archive's other tests have prepared."""
+    return small | {
+        "archive": str(archive),
+        "labels": f"{archive.parent}/labels.csv",
+        "cache": str(Path(trained["bundle"].removeprefix("file://")).parent),
+        "output": str(tmp_path / "search"),
+        "search": SPACE,
+        "split": {"validation": 0.25, "test": 0.25},
+        "train": small["train"] | {"workers": 1, "epochs": 2},
+        "evaluation": {"rounds": 100},
+    }
+
+
+def searched(given: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    return tune.run(config.build(TuneRun, given | changes)).values
+
+
+def table(given: dict[str, Any]) -> list[dict[str, Any]]:
+    return pq.read_table(f"{given['output']}/trials.parquet").to_pylist()
+
+
+def test_a_search_by_asha_and_optuna_ends_in_a_bundle_and_says_why(given):
+    values = searched(given, tune={"trials": 4, "grace": 1, "reduction": 2, "startup": 2})
+    output, rows = Path(given["output"]), table(given)
+    assert [row["trial_id"] for row in rows] == ["0000", "0001", "0002", "0003"]
+    assert {row["state"] for row in rows} <= {"done", "stopped"}
+    assert json.loads(rows[0]["settings"]) == {}
+    found = values["search"]
+    best = max(rows, key=lambda row: row["validation_auroc"])
+    assert found["winner"] == best["trial_id"]
+    assert (found["seen"], found["trials"]) == (4, 4)
+    # The bundle is that of the winner's best epoch.
+    history = values["history"]
+    assert history[values["best_epoch"] - 1]["validation_auroc"] == pytest.approx(found["validation_auroc"])
+    bundle = bundles.load(Location.of(values["bundle"]))
+    settings = json.loads(best["settings"])
+    assert bundle.model.width == settings.get("model.width", given["model"]["width"])
+    assert bundle.training["search"]["winner"] == best["trial_id"]
+    assert bundle.metrics["test"]["n"] > 0
+    again = config.load(TrainRun, output / "best.yaml")
+    assert again.model == bundle.model
+    assert again.optimiser.learning_rate == settings.get("optimiser.learning_rate", 2e-3)
+    assert yaml.safe_load((output / "best.yaml").read_text())["archive"] == given["archive"]
+    page = (output / "report.html").read_text()
+    assert "chosen among 4 trials" in page
+    assert "AUROC of the test side" in page
+    assert not (output / "search").exists() or not list((output / "search").rglob("*.safetensors"))
+    assert list((output / "tensorboard").glob("trial-0003/*"))
+
+
+def test_a_population_changes_in_flight_and_the_report_shows_it(given):
+    tune_it = {"trials": 3, "scheduler": "pbt", "perturb_epochs": 1, "algorithm": "random"}
+    searched(given, tune=tune_it, train=given["train"] | {"epochs": 4})
+    rows = table(given)
+    assert [row["state"] for row in rows] == ["done"] * 3
+    assert all(row["epochs"] == 4 for row in rows)
+    assert sum(row["changes"] for row in rows) > 0
+    page = (Path(given["output"]) / "report.html").read_text()
+    assert "Changes in flight" in page
+    assert "optimiser.learning_rate" in page.split("Changes in flight")[1]
+
+
+def test_trials_that_fail_are_told_and_the_search_goes_on(given):
+    space = {"optimiser.learning_rate": {"choice": [2e-3, 1e30]}}
+    values = searched(
+        given,
+        search=space,
+        tune={"trials": 2, "algorithm": "grid", "scheduler": "none", "max_failures": 0, "default_first": False},
+    )
+    good, bad = table(given)
+    assert (good["state"], bad["state"]) == ("done", "failed")
+    assert "loss: must stay finite" in bad["reason"]
+    assert values["search"]["by_state"] == {"done": 1, "failed": 1}
+    assert any("1 trials failed" in warning for warning in values["warnings"])
+
+
+def test_folds_a_preparation_of_its_own_and_a_refit(given):
+    given["search"] = {"prepare.size": {"choice": [32, 64]}, "model.width": {"choice": [2, 4]}}
+    given["model"] = given["model"] | {"blocks": 3}
+    values = searched(
+        given,
+        tune={"trials": 2, "folds": 2, "final": "refit", "cost": True, "grace": 2, "startup": 1},
+    )
+    rows = table(given)
+    assert all(row["epochs"] <= 2 and row["planned"] == 2 for row in rows)
+    assert set(values["split"]) == {"train", "validation", "test"}
+    assert values["split"]["validation"]["rows"] == 0
+    assert "validation" not in values["metrics"] or values["metrics"]["validation"]["n"] == 0
+    assert any("trained again" in warning for warning in values["warnings"])
+
+
+def test_a_budget_cuts_what_is_under_way_and_a_search_without_figures_fails(given):
+    with pytest.raises(TrainingFailed, match=r"tune\.max_minutes"):
+        searched(given, tune={"trials": 2, "max_minutes": 1e-4})
+    assert {row["state"] for row in table(given)} <= {"cut"}
+    with pytest.raises(ConfigError, match=r"with the settings and the archive of the search to go on with.*search"):
+        searched(given, resume=True, search={"model.width": {"choice": [2, 8]}})
