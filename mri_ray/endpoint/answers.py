@@ -143,11 +143,13 @@ def answer(
 
 def study(pictures: Sequence[Picture], found: Predictions, bundle: Bundle) -> StudyAnswer:
     """As batch answers for studies."""
-    threshold, refer = bundle.of_studies
-    rows = pa.Table.from_pylist(
-        [_row(picture, found, at) for at, picture in enumerate(pictures)],
-        schema=pa.schema([RESULTS.field(name) for name in COLUMNS]),
-    )
+    return study_of([row(picture, found, at) for at, picture in enumerate(pictures)], *bundle.of_studies)
+
+
+def study_of(found: Sequence[Mapping[str, Any]], threshold: float, refer: tuple[float, float] | None) -> StudyAnswer:
+    """The same from rows as `row` makes them."""
+    schema = pa.schema([RESULTS.field(name) for name in COLUMNS])
+    rows = pa.Table.from_pylist([dict(one) for one in found], schema=schema)
     table = studies(rows, SERIES.empty_table(), rule=StudyRule(), threshold=threshold, refer=refer)
     answers = table.to_pylist()
     best = max(answers, key=lambda one: -1.0 if one["probability"] is None else one["probability"])
@@ -161,7 +163,8 @@ def study(pictures: Sequence[Picture], found: Predictions, bundle: Bundle) -> St
     )
 
 
-def _row(picture: Picture, found: Predictions, at: int) -> dict[str, Any]:
+def row(picture: Picture, found: Predictions, at: int) -> dict[str, Any]:
+    """What `predict.studies` reads of a slice; the keys are the header's own."""
     header = picture.header
     return {
         "row_id": f"{picture.number:09d}",

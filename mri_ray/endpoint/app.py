@@ -9,9 +9,10 @@ from fastapi.openapi.utils import get_openapi
 import mri_ray
 from mri_ray.endpoint import logs, problems
 from mri_ray.endpoint.jobs import Jobs
+from mri_ray.endpoint.kept import Keeper
 from mri_ray.endpoint.keys import Keys
 from mri_ray.endpoint.limits import Limits, Room
-from mri_ray.endpoint.routes import health, jobs, predict
+from mri_ray.endpoint.routes import dicomweb, health, inference, jobs, predict
 from mri_ray.endpoint.service import Service
 
 _ABOUT = (
@@ -27,8 +28,10 @@ def create(service: Service, keys: Keys, *, scoring: Jobs | None = None, routers
     app.state.service, app.state.keys, app.state.jobs = service, keys, scoring
     app.state.room = Room(service.config.limits)
     problems.install(app)
-    for router in (predict.router, health.router, *([jobs.router] if scoring else []), *routers):
+    for router in (predict.router, health.router, inference.router, *([jobs.router] if scoring else []), *routers):
         app.include_router(router)
+    if service.config.results.uri is not None:
+        app.include_router(dicomweb.router(Keeper(service.config)))
     app.add_middleware(Limits, room=app.state.room)
     app.add_middleware(logs.Requests, headers=logs.SECURITY_HEADERS)  # the last one added stands first
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]

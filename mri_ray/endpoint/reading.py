@@ -21,8 +21,8 @@ _WHERE = "upload"
 class Picture:
     """One slice ready for the model. number: its place in the request; frame and member: in the object, as batch says.
 
-    pixels: uint8 (1, S, S). header: as the file has it, for what must answer by its identifiers; `level`: the mean of
-    these pixels.
+    pixels: uint8 (1, S, S). header: as the file has it, for what must answer by its identifiers. level: as mean_level of
+    prepared rows.
     """
 
     number: int
@@ -32,10 +32,7 @@ class Picture:
     flags: frozenset[Flag]
     digest: str
     header: Header
-
-    @property
-    def level(self) -> float:
-        return float(self.pixels.mean())
+    level: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,6 +65,7 @@ def upload(body: bytes, decode: DecodeConfig, settings: PrepareConfig, *, slices
             flags=prepared.flags,
             digest=pixel_digest(item),
             header=item.header,
+            level=float(prepared.whole.mean()),
         )
         pictures.append(picture)
     if not pictures:

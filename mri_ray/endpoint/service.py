@@ -56,11 +56,13 @@ class Service:
     def lanes(self) -> Lanes | None:
         return self._lanes
 
-    async def score(self, body: bytes, *, request_id: str, heatmap: bool = False) -> Scored:
-        """One object's slices and study. Raises Problem where it has none."""
+    async def score(
+        self, body: bytes, *, request_id: str, heatmap: bool = False, lane: Lane | None = None
+    ) -> Scored:
+        """One object's slices and study, by `lane` where the caller has one in mind. Raises Problem where it has none."""
         lanes = self._lanes
         assert lanes is not None, "a replica is given bundles before requests"
-        lane = lanes.chosen(request_id)
+        lane = lane or lanes.chosen(request_id)
         loop, began = asyncio.get_running_loop(), time.perf_counter()
         upload = await loop.run_in_executor(self._decoders, self._read, body, lane)
         decoded = time.perf_counter()

@@ -110,6 +110,42 @@ class Bundles:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ResultsConfig:
+    """Answers to studies that DICOMweb brought. uri: where any replica finds them, None: studies are not taken in.
+
+    keep_hours: how long. parts: instances of one request at most.
+    """
+
+    uri: str | None = None
+    keep_hours: float = 72
+    parts: int = 4096
+
+    def __post_init__(self) -> None:
+        _above(self, 0, "keep_hours", "parts")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DriftConfig:
+    """Whether what comes still looks like what the bundle was made on. window: of the last slices, in each replica.
+
+    least: slices below which nothing is said. watch, drifted: population stability indices from which it is.
+    """
+
+    window: int = 1000
+    least: int = 200
+    watch: float = 0.1
+    drifted: float = 0.25
+
+    def __post_init__(self) -> None:
+        _above(self, 0, "window", "least", "watch", "drifted")
+        if self.least > self.window or self.watch > self.drifted:
+            raise ConfigError(
+                f"least: must be at most window, and watch at most drifted, got {self.least} of {self.window}, "
+                f"{self.watch:g} and {self.drifted:g}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class EndpointConfig:
     """All that a replica is told but its bundles. decoders: threads that decode."""
 
@@ -122,10 +158,12 @@ class EndpointConfig:
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     keys: KeysConfig = field(default_factory=KeysConfig)
     jobs: JobsConfig = field(default_factory=JobsConfig)
+    results: ResultsConfig = field(default_factory=ResultsConfig)
+    drift: DriftConfig = field(default_factory=DriftConfig)
     decode: DecodeConfig = field(default_factory=_decode)
     storage: StorageConfig = field(default_factory=StorageConfig)
 
     def __post_init__(self) -> None:
         _above(self, 0, "threads", "decoders")
-        for prefix in (*self.jobs.archives, *self.jobs.bundles, *self.jobs.outputs):
+        for prefix in (*((self.results.uri,) if self.results.uri else ()), *self.jobs.archives, *self.jobs.bundles, *self.jobs.outputs):
             Location.of(prefix, self.storage)  # raises ConfigError
