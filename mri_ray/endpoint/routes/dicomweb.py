@@ -28,8 +28,10 @@ Asking = Annotated[Caller, Depends(needs("predict"))]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Done:
+    """record: of an instance that was scored, what is kept of it; its pixels are not."""
+
     outcome: Outcome
-    scored: Scored | None = None
+    record: dict[str, Any] | None = None
 
 
 class _Reply(JSONResponse):
@@ -113,7 +115,7 @@ async def _store(request: Request, caller: Caller, state: _Sweeping, study: str 
         async for part in related.parts(request.stream(), boundary, limits):
             if len(waiting) > config.decoders:  # so many parts are in memory, and no more
                 _, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            tasks.append(asyncio.create_task(_scored(service, part, study)))
+            tasks.append(asyncio.create_task(_scored(service, state.keeper, part, study)))
             waiting.add(tasks[-1])
         done = list(await asyncio.gather(*tasks))
     except related.RelatedError as exc:
@@ -127,7 +129,7 @@ async def _store(request: Request, caller: Caller, state: _Sweeping, study: str 
     return _Reply(document, status)
 
 
-async def _scored(service: Service, part: related.Part, study: str | None) -> _Done:
+async def _scored(service: Service, keeper: Keeper, part: related.Part, study: str | None) -> _Done:
     if part.data is None:
         return _Done(outcome=Outcome(instance=Instance(), code=Code.NO_ROOM))
     instance = await asyncio.to_thread(stow.instance_of, part.data, service.config.decode)
@@ -140,18 +142,18 @@ async def _scored(service: Service, part: related.Part, study: str | None) -> _D
     except Problem as problem:
         return _Done(outcome=Outcome(instance=instance, code=stow.code_of(problem.more.get("reason"))))
     code = Code.DISCARDED if found.upload.failures else None
-    return _Done(outcome=Outcome(instance=instance, code=code), scored=found)
+    return _Done(outcome=Outcome(instance=instance, code=code), record=_record(keeper, found))
 
 
 async def _kept(keeper: Keeper, done: list[_Done]) -> list[Outcome]:
     """Only what can be found again counts as scored."""
     studies: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
     for one in done:
-        if one.scored is not None:
-            assert one.outcome.instance.study is not None
-            assert one.outcome.instance.sop is not None
-            name = keeper.name("instance", one.outcome.instance.sop)
-            studies[one.outcome.instance.study][name] = _record(keeper, one.scored)
+        instance = one.outcome.instance
+        if one.record is not None:
+            assert instance.study is not None
+            assert instance.sop is not None
+            studies[instance.study][keeper.name("instance", instance.sop)] = one.record
     lost = set()
     for study, instances in studies.items():
         try:
@@ -161,7 +163,7 @@ async def _kept(keeper: Keeper, done: list[_Done]) -> list[Outcome]:
             lost.add(study)
     return [
         Outcome(instance=one.outcome.instance, code=Code.NO_ROOM)
-        if one.scored is not None and one.outcome.instance.study in lost
+        if one.record is not None and one.outcome.instance.study in lost
         else one.outcome
         for one in done
     ]
@@ -205,8 +207,9 @@ async def _looked(state: _Sweeping, study: str, instance: str | None) -> dict[st
 
 
 def _tell(caller: Caller, done: list[_Done], outcomes: list[Outcome]) -> None:
-    decisions = Counter(d.value for one in done if one.scored is not None for d in one.scored.found.decision)
-    bundles = sorted({one.scored.answer.bundle for one in done if one.scored is not None})
+    records = [one.record for one in done if one.record is not None]
+    decisions = Counter(each["decision"] for record in records for each in record["slices"])
+    bundles = sorted({record["bundle"] for record in records})
     failed = sum(not one.scored for one in outcomes)
     facts = {"bundles": bundles, "decisions": dict(decisions), "instances": len(done), "failed": failed}
     logs.audit("store", caller.key_id, facts)
