@@ -35,6 +35,7 @@ class SliceAnswer(_Answer):
     flags: list[Flag]
     lesion_share: float | None = Field(None, description="of the prepared picture, where the bundle has a mask head")
     heatmap: str | None = Field(None, description="the overlay as a PNG in base64, where it was asked for")
+    picture: str | None = Field(None, description="the slice as the network sees it, a PNG in base64, where asked for")
 
 
 class FailedSlice(_Answer):
@@ -107,9 +108,10 @@ def answer(
     *,
     request_id: str,
     heat: np.ndarray | None,
+    shown: bool = False,
     timings_ms: Mapping[str, float],
 ) -> Answer:
-    """heat: (N, S, S) as of `predict.heatmap`, None where it was not asked for."""
+    """heat: (N, S, S) as of `predict.heatmap`, None where it was not asked for. shown: whether pictures were."""
     numbers = _members(given)
     size = bundle.prepare.size
     slices = [
@@ -121,6 +123,7 @@ def answer(
             flags=sorted(picture.flags),
             lesion_share=None if found.lesion is None else float(found.lesion[at]) / size**2,
             heatmap=None if heat is None else _png(overlaid(picture.pixels[0], heat[at])),
+            picture=_png(picture.pixels[0]) if shown else None,
         )
         for at, picture in enumerate(given.pictures)
     ]

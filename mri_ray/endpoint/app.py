@@ -1,5 +1,6 @@
 """The app: routes put together, with what stands before them. It is given what answers, and so runs without Ray."""
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,12 +8,12 @@ from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
 
 import mri_ray
-from mri_ray.endpoint import logs, problems
+from mri_ray.endpoint import logs, metrics, problems
 from mri_ray.endpoint.jobs import Jobs
 from mri_ray.endpoint.kept import Keeper
 from mri_ray.endpoint.keys import Keys
 from mri_ray.endpoint.limits import Limits, Room
-from mri_ray.endpoint.routes import dicomweb, health, inference, jobs, predict
+from mri_ray.endpoint.routes import dicomweb, health, inference, jobs, page, predict
 from mri_ray.endpoint.service import Service
 
 _ABOUT = (
@@ -21,8 +22,16 @@ _ABOUT = (
 )
 
 
-def create(service: Service, keys: Keys, *, scoring: Jobs | None = None, routers: Sequence[APIRouter] = ()) -> FastAPI:
-    """scoring: what starts batch jobs; without it there are none. routers: whatever else is answered."""
+def create(
+    service: Service,
+    keys: Keys,
+    *,
+    scoring: Jobs | None = None,
+    routers: Sequence[APIRouter] = (),
+    emit: metrics.Emit = lambda metric, value, tags: None,
+) -> FastAPI:
+    """scoring: what starts batch jobs; without it there are none. routers: whatever else is answered. emit: is told
+    metrics."""
     # No pages of FastAPI's own: they load scripts from elsewhere.
     app = FastAPI(title="mri_ray", version=mri_ray.__version__, description=_ABOUT, docs_url=None, redoc_url=None)
     app.state.service, app.state.keys, app.state.jobs = service, keys, scoring
@@ -30,9 +39,15 @@ def create(service: Service, keys: Keys, *, scoring: Jobs | None = None, routers
     problems.install(app)
     for router in (predict.router, health.router, inference.router, *([jobs.router] if scoring else []), *routers):
         app.include_router(router)
+    watcher = metrics.Watcher(service.config.name, service.config.drift, emit)
+    service.watches.append(watcher)
+    app.include_router(page.router(watcher))
     if service.config.results.uri is not None:
         app.include_router(dicomweb.router(Keeper(service.config)))
     app.add_middleware(Limits, room=app.state.room)
+    app.add_middleware(
+        metrics.Counted, model=service.config.name, room=app.state.room, emit=emit, clock=time.perf_counter
+    )
     app.add_middleware(logs.Requests, headers=logs.SECURITY_HEADERS)  # the last one added stands first
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app

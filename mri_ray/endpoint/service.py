@@ -57,7 +57,7 @@ class Service:
         return self._lanes
 
     async def score(
-        self, body: bytes, *, request_id: str, heatmap: bool = False, lane: Lane | None = None
+        self, body: bytes, *, request_id: str, heatmap: bool = False, picture: bool = False, lane: Lane | None = None
     ) -> Scored:
         """One object's slices and study, by `lane` where the caller has one in mind. Raises Problem where it has none."""
         lanes = self._lanes
@@ -79,7 +79,7 @@ class Service:
             watch.scored(lane, upload, found, timings)
         for shadow in lanes.shadows:
             self._ask_too(lane, shadow, upload, body, found)
-        document = answers.answer(upload, found, lane.bundle, request_id=request_id, heat=heat, timings_ms=timings)
+        document = answers.answer(upload, found, lane.bundle, request_id=request_id, heat=heat, shown=picture, timings_ms=timings)
         return Scored(answer=document, upload=upload, found=found, lane=lane)
 
     async def ask(self, lane: Lane, pictures: np.ndarray) -> Predictions:

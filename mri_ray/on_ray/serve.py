@@ -19,10 +19,12 @@ from mri_ray.archive.storage import Location
 from mri_ray.endpoint import app as apps
 from mri_ray.endpoint import lane, logs
 from mri_ray.endpoint.keys import Keys
+from mri_ray.endpoint.metrics import BATCH
 from mri_ray.endpoint.service import Service
 from mri_ray.endpoint.settings import BundleConfig, Bundles, EndpointConfig
 from mri_ray.learn import bundle as bundles
 from mri_ray.on_ray import submit
+from mri_ray.on_ray.watch import emit
 from mri_ray.predict.predictor import Predictions, Predictor
 
 NAME = "Endpoint"  # of the deployment, as config files call it
@@ -42,7 +44,7 @@ class Endpoint:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         jobs = submit.RayJobs(self.config.jobs) if self.config.jobs.outputs else None
-        return apps.create(self.service, self._keys, scoring=jobs)
+        return apps.create(self.service, self._keys, scoring=jobs, emit=emit)
 
     async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
         """Load what is new beside what answers, then change over at once. Raises for a bundle that may not answer."""
@@ -70,6 +72,7 @@ class Endpoint:
 def _batched(predictor: Predictor, config: EndpointConfig) -> lane.Ask:
     """What computes the pictures of several requests together, one batch at a time, off the event loop."""
     thread = ThreadPoolExecutor(1, thread_name_prefix="predict")
+    tags = {"model": config.name, "version": predictor.bundle.digest}
 
     @serve.batch(
         max_batch_size=config.batch.size,
@@ -78,6 +81,7 @@ def _batched(predictor: Predictor, config: EndpointConfig) -> lane.Ask:
     )
     async def ask(parts: Sequence[np.ndarray]) -> list[Predictions]:
         loop = asyncio.get_running_loop()
+        emit(BATCH, sum(map(len, parts)), tags)
         return await loop.run_in_executor(thread, lane.together, predictor, parts)
 
     return ask

@@ -40,11 +40,12 @@ async def predict(
     request: Request,
     caller: Annotated[Caller, Depends(needs("predict"))],
     heatmap: Annotated[Literal["png"] | None, Query(description="adds each slice's heat map as an overlay")] = None,
+    picture: Annotated[Literal["png"] | None, Query(description="adds each slice as the network sees it")] = None,
 ) -> Any:
     """Score one object: each slice's probability and decision, and the study's."""
     service: Service = request.app.state.service
     given = await body.whole(request)
-    found = await service.score(given, request_id=logs.request_id(), heatmap=heatmap == "png")
+    found = await service.score(given, request_id=logs.request_id(), heatmap=heatmap == "png", picture=picture == "png")
     tell(caller, found)
     return found.answer
 
