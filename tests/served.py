@@ -44,16 +44,16 @@ def small_bundle(**changes) -> Bundle:
 
 
 @contextmanager
-def served(bundle: Bundle, watches=(), **settings) -> Iterator[Served]:
+def served(bundle: Bundle, emit=lambda metric, value, tags: None, **settings) -> Iterator[Served]:
     """settings: of EndpointConfig; no keys are asked for, since it listens on loopback only."""
     config = EndpointConfig(**({"keys": KeysConfig(required=False)} | settings))
-    service, predictor = Service(config, watches), Predictor(bundle, precision="fp32", threads=1)
+    service, predictor = Service(config), Predictor(bundle, precision="fp32", threads=1)
 
     async def ask(pictures):
         return (await asyncio.to_thread(lane.together, predictor, [pictures]))[0]
 
     service.use(lane.Lanes(lanes=[lane.Lane(config=BundleConfig(uri="here"), predictor=predictor, ask=ask)]))
-    app = apps.create(service, Keys(config.keys, {}))
+    app = apps.create(service, Keys(config.keys, {}), emit=emit)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, ws="none", lifespan="off"))

@@ -31,7 +31,7 @@ class Window:
         self._fresh = 0
 
     def add(self, upload: Upload, found: Predictions) -> bool:
-        """Returns whether enough is new that looking again pays: a tenth of the window, and the first that is enough."""
+        """Whether enough is new that looking again pays: a tenth of the window, or the first that is enough."""
         before = len(self._rows)
         for picture, probability in zip(upload.pictures, found.probability, strict=True):
             if Flag.BLANK in picture.flags:

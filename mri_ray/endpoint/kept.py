@@ -1,7 +1,7 @@
 """Answers to studies, kept for a time where every replica finds them.
 
-One object a request and study, `<pseudonym of the study>/<milliseconds>-<random>.json`, written whole and never changed:
-replicas need not agree on anything. No UID stands in a name or in what is written; who asks must know it.
+One object a request and study, `<pseudonym of the study>/<milliseconds>-<random>.json`, written whole and never
+changed: replicas need not agree on anything. No UID stands in a name or in what is written; who asks must know it.
 """
 
 import json

@@ -45,7 +45,7 @@ BATCH = _metric(
 QUEUE = _metric("requests_in_house", "gauge", "Requests computed or waiting, at the start of the last one.", "model")
 SHED = _metric("shed_total", "counter", "Requests refused since as much was computed as fits.", "model")
 DRIFT = _metric("drift", "gauge", "Distance from the bundle's reference.", *_MODEL, "of", "statistic")
-SHADOW = _metric("shadow_total", "counter", "Slices of shadows by whether their decision was the same.", *_MODEL, "same")
+SHADOW = _metric("shadow_total", "counter", "Slices of shadows: was their decision the same?", *_MODEL, "same")
 EVERY = (REQUESTS, SECONDS, STAGES, DECISIONS, FAILED, BATCH, QUEUE, SHED, DRIFT, SHADOW)
 
 

@@ -21,8 +21,8 @@ _WHERE = "upload"
 class Picture:
     """One slice ready for the model. number: its place in the request; frame and member: in the object, as batch says.
 
-    pixels: uint8 (1, S, S). header: as the file has it, for what must answer by its identifiers. level: as mean_level of
-    prepared rows.
+    pixels: uint8 (1, S, S). header: as the file has it, for what must answer by its identifiers. level: as mean_level
+    of prepared rows.
     """
 
     number: int

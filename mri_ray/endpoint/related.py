@@ -53,7 +53,9 @@ def boundary_of(content_type: str | None, media: str = "application/dicom") -> b
     boundary = message.get_boundary("")
     assert isinstance(boundary, str)
     if not 1 <= len(boundary) <= _LONGEST_BOUNDARY or not boundary.isascii():
-        raise RelatedError(f"Content-Type: boundary: must have 1 to {_LONGEST_BOUNDARY} characters, got {len(boundary)}")
+        raise RelatedError(
+            f"Content-Type: boundary: must have 1 to {_LONGEST_BOUNDARY} characters, got {len(boundary)}"
+        )
     return boundary.encode()
 
 

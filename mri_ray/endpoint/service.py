@@ -79,7 +79,9 @@ class Service:
             watch.scored(lane, upload, found, timings)
         for shadow in lanes.shadows:
             self._ask_too(lane, shadow, upload, body, found)
-        document = answers.answer(upload, found, lane.bundle, request_id=request_id, heat=heat, shown=picture, timings_ms=timings)
+        document = answers.answer(
+            upload, found, lane.bundle, request_id=request_id, heat=heat, shown=picture, timings_ms=timings
+        )
         return Scored(answer=document, upload=upload, found=found, lane=lane)
 
     async def ask(self, lane: Lane, pictures: np.ndarray) -> Predictions:

@@ -165,5 +165,10 @@ class EndpointConfig:
 
     def __post_init__(self) -> None:
         _above(self, 0, "threads", "decoders")
-        for prefix in (*((self.results.uri,) if self.results.uri else ()), *self.jobs.archives, *self.jobs.bundles, *self.jobs.outputs):
+        for prefix in (
+            *((self.results.uri,) if self.results.uri else ()),
+            *self.jobs.archives,
+            *self.jobs.bundles,
+            *self.jobs.outputs,
+        ):
             Location.of(prefix, self.storage)  # raises ConfigError

@@ -272,7 +272,7 @@ document.addEventListener("keydown", (event) => {
   event.preventDefault();
   act();
 });
-$("choose").addEventListener("click", () => $("files").click());
+for (const id of ["choose", "choosehere"]) $(id).addEventListener("click", () => $("files").click());
 $("files").addEventListener("change", () => {
   take($("files").files);
   $("files").value = "";

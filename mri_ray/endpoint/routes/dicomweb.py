@@ -11,8 +11,8 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 from starlette.responses import JSONResponse
 
 from mri_ray.endpoint import answers, logs, related, stow
-from mri_ray.endpoint.keys import Caller, needs
 from mri_ray.endpoint.kept import Keeper
+from mri_ray.endpoint.keys import Caller, needs
 from mri_ray.endpoint.problems import Problem, described
 from mri_ray.endpoint.service import Scored, Service
 from mri_ray.endpoint.settings import MIB
