@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from mri_ray.cohort.series import SERIES
 from mri_ray.endpoint.reading import Picture, Upload
 from mri_ray.learn.bundle import Bundle
-from mri_ray.predict.predictor import Predictions
-from mri_ray.predict.studies import COLUMNS, StudyRule, studies
+from mri_ray.predict.predictor import Predictions, decide
+from mri_ray.predict.studies import COLUMNS, StudyFlag, StudyRule, studies
 from mri_ray.records import RESULTS, Decision, Flag, State
 from mri_ray.report.plots import overlaid
 
@@ -144,6 +144,8 @@ def answer(
 def study(pictures: Sequence[Picture], found: Predictions, bundle: Bundle) -> StudyAnswer:
     """As batch answers for studies."""
     threshold, refer = bundle.of_studies
+    if len(pictures) == 1:
+        return _of_one(pictures[0], float(found.probability[0]), threshold, refer)
     rows = pa.Table.from_pylist(
         [_row(picture, found, at) for at, picture in enumerate(pictures)],
         schema=pa.schema([RESULTS.field(name) for name in COLUMNS]),
@@ -158,6 +160,19 @@ def study(pictures: Sequence[Picture], found: Predictions, bundle: Bundle) -> St
         counted=best["counted"],
         studies=len(answers),
         flags=best["flags"],
+    )
+
+
+def _of_one(picture: Picture, probability: float, threshold: float, refer: tuple[float, float] | None) -> StudyAnswer:
+    """What `studies` gives for one slice, without tables: they take as long as the network."""
+    blank, aside = Flag.BLANK in picture.flags, not picture.flags.isdisjoint(StudyRule().leave_out)
+    return StudyAnswer(
+        probability=None if blank else probability,
+        decision=None if blank else decide([probability], threshold=threshold, refer=refer)[0],
+        slices=1,
+        counted=int(not blank),
+        studies=1,
+        flags=[StudyFlag.ONLY] if aside and not blank else [],
     )
 
 

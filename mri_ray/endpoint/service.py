@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -77,7 +78,11 @@ class Service:
             watch.scored(lane, upload, found, timings)
         for shadow in lanes.shadows:
             self._ask_too(lane, shadow, upload, body, found)
-        document = answers.answer(upload, found, lane.bundle, request_id=request_id, heat=heat, timings_ms=timings)
+        write = partial(
+            answers.answer, upload, found, lane.bundle, request_id=request_id, heat=heat, timings_ms=timings
+        )
+        light = len(pictures) == 1 and heat is None  # not worth a thread's turn
+        document = write() if light else await loop.run_in_executor(self._decoders, write)
         return Scored(answer=document, upload=upload, found=found, lane=lane)
 
     async def ask(self, lane: Lane, pictures: np.ndarray) -> Predictions:

@@ -21,7 +21,7 @@ _FORM = {
 }
 _BODY = {
     "required": True,
-    "description": "PNG, JPEG, TIFF, BMP, DICOM (also of many frames), NIfTI, or a zip or tar of a study; told by content",
+    "description": "PNG, JPEG, TIFF, BMP, DICOM, NIfTI, or a zip or tar of a study; told by its content",
     "content": dict.fromkeys(_KINDS, _BINARY) | {body.FORM: {"schema": _FORM}},
 }
 
