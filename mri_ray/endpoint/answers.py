@@ -145,7 +145,13 @@ def study(pictures: Sequence[Picture], found: Predictions, bundle: Bundle) -> St
     """As batch answers for studies."""
     threshold, refer = bundle.of_studies
     if len(pictures) == 1:
-        return _of_one(pictures[0], float(found.probability[0]), threshold, refer)
+        return of_one(pictures[0], float(found.probability[0]), threshold, refer)
+    return of_several(pictures, found, threshold, refer)
+
+
+def of_several(
+    pictures: Sequence[Picture], found: Predictions, threshold: float, refer: tuple[float, float] | None
+) -> StudyAnswer:
     rows = pa.Table.from_pylist(
         [_row(picture, found, at) for at, picture in enumerate(pictures)],
         schema=pa.schema([RESULTS.field(name) for name in COLUMNS]),
@@ -163,8 +169,8 @@ def study(pictures: Sequence[Picture], found: Predictions, bundle: Bundle) -> St
     )
 
 
-def _of_one(picture: Picture, probability: float, threshold: float, refer: tuple[float, float] | None) -> StudyAnswer:
-    """What `studies` gives for one slice, without tables: they take as long as the network."""
+def of_one(picture: Picture, probability: float, threshold: float, refer: tuple[float, float] | None) -> StudyAnswer:
+    """What `of_several` gives for one slice, without tables: they take as long as the network."""
     blank, aside = Flag.BLANK in picture.flags, not picture.flags.isdisjoint(StudyRule().leave_out)
     return StudyAnswer(
         probability=None if blank else probability,

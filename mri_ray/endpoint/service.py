@@ -13,11 +13,16 @@ import numpy as np
 
 from mri_ray.endpoint import answers, reading
 from mri_ray.endpoint.lane import Lane, Lanes
+from mri_ray.endpoint.problems import Problem
 from mri_ray.endpoint.settings import EndpointConfig
 from mri_ray.predict.heatmap import heatmaps
 from mri_ray.predict.predictor import Predictions
 
 log = logging.getLogger(__name__)
+
+
+def not_ready() -> Problem:
+    return Problem(503, "no bundle is loaded yet", headers={"Retry-After": "1"})
 
 
 class Watch(Protocol):
@@ -60,7 +65,8 @@ class Service:
     async def score(self, body: bytes, *, request_id: str, heatmap: bool = False) -> Scored:
         """One object's slices and study. Raises Problem where it has none."""
         lanes = self._lanes
-        assert lanes is not None, "a replica is given bundles before requests"
+        if lanes is None:
+            raise not_ready()
         lane = lanes.chosen(request_id)
         loop, began = asyncio.get_running_loop(), time.perf_counter()
         upload = await loop.run_in_executor(self._decoders, self._read, body, lane)
@@ -90,6 +96,10 @@ class Service:
         size = self.config.batch.size
         parts = [pictures[start : start + size] for start in range(0, len(pictures), size)]
         return _joined(await asyncio.gather(*(lane.ask(part) for part in parts)))
+
+    async def settled(self) -> None:
+        """Waits for the shadows that are being asked."""
+        await asyncio.gather(*self._shadowing)
 
     def close(self) -> None:
         self._decoders.shutdown(wait=False, cancel_futures=True)

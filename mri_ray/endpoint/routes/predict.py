@@ -7,8 +7,8 @@ from fastapi import APIRouter, Depends, Query, Request
 
 from mri_ray.endpoint import answers, body, logs
 from mri_ray.endpoint.keys import Caller, needs
-from mri_ray.endpoint.problems import Problem, described
-from mri_ray.endpoint.service import Scored, Service
+from mri_ray.endpoint.problems import described
+from mri_ray.endpoint.service import Scored, Service, not_ready
 from mri_ray.learn import bundle as bundles
 
 router = APIRouter(prefix="/v1", tags=["predict"])
@@ -62,7 +62,7 @@ async def model(request: Request, caller: Annotated[Caller, Depends(needs("predi
     """The bundles that answer: digest, card, operating point, share of the traffic."""
     service: Service = request.app.state.service
     if service.lanes is None:
-        raise Problem(503, "no bundle is loaded yet", headers={"Retry-After": "1"})
+        raise not_ready()
     return {
         "name": service.config.name,
         "bundles": [
