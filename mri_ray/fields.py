@@ -1,4 +1,4 @@
-"""Plain values, as YAML has them -> frozen dataclasses that check themselves; mistakes are named by their field's path."""
+"""Plain values, as YAML has them -> frozen dataclasses that check themselves; mistakes are named by their path."""
 
 import types
 import typing

@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from mri_ray.cohort.series import SERIES
 from mri_ray.endpoint.reading import Picture, Upload
 from mri_ray.learn.bundle import Bundle
-from mri_ray.predict.predictor import Predictions
-from mri_ray.predict.studies import COLUMNS, StudyRule, studies
+from mri_ray.predict.predictor import Predictions, decide
+from mri_ray.predict.studies import COLUMNS, StudyFlag, StudyRule, studies
 from mri_ray.records import RESULTS, Decision, Flag, State
 from mri_ray.report.plots import overlaid
 
@@ -146,11 +146,14 @@ def answer(
 
 def study(pictures: Sequence[Picture], found: Predictions, bundle: Bundle) -> StudyAnswer:
     """As batch answers for studies."""
-    return study_of([row(picture, found, at) for at, picture in enumerate(pictures)], *bundle.of_studies)
+    threshold, refer = bundle.of_studies
+    if len(pictures) == 1:
+        return of_one(pictures[0], float(found.probability[0]), threshold, refer)
+    return of_several([row(picture, found, at) for at, picture in enumerate(pictures)], threshold, refer)
 
 
-def study_of(found: Sequence[Mapping[str, Any]], threshold: float, refer: tuple[float, float] | None) -> StudyAnswer:
-    """The same from rows as `row` makes them."""
+def of_several(found: Sequence[Mapping[str, Any]], threshold: float, refer: tuple[float, float] | None) -> StudyAnswer:
+    """From rows as `row` makes them."""
     schema = pa.schema([RESULTS.field(name) for name in COLUMNS])
     rows = pa.Table.from_pylist([dict(one) for one in found], schema=schema)
     table = studies(rows, SERIES.empty_table(), rule=StudyRule(), threshold=threshold, refer=refer)
@@ -163,6 +166,19 @@ def study_of(found: Sequence[Mapping[str, Any]], threshold: float, refer: tuple[
         counted=best["counted"],
         studies=len(answers),
         flags=best["flags"],
+    )
+
+
+def of_one(picture: Picture, probability: float, threshold: float, refer: tuple[float, float] | None) -> StudyAnswer:
+    """What `of_several` gives for one slice, without tables: they take as long as the network."""
+    blank, aside = Flag.BLANK in picture.flags, not picture.flags.isdisjoint(StudyRule().leave_out)
+    return StudyAnswer(
+        probability=None if blank else probability,
+        decision=None if blank else decide([probability], threshold=threshold, refer=refer)[0],
+        slices=1,
+        counted=int(not blank),
+        studies=1,
+        flags=[StudyFlag.ONLY] if aside and not blank else [],
     )
 
 

@@ -14,7 +14,7 @@ _PARTS = 16
 
 
 async def whole(request: Request) -> bytes:
-    """What is to be scored. Raises Problem 415 for a coded body, 422 for one that is empty or a form without one file."""
+    """What is to be scored. Raises Problem: 415 for a coded body, 422 for an empty one, or a form without one file."""
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise Problem(415, "a body must come as it is, without Content-Encoding")
     kind = Message()

@@ -63,7 +63,7 @@ class Keys:
             )
 
     def caller(self, request: Request) -> Caller:
-        """Who asks. Raises Problem: 401 without a key that is known, 403 where none is needed but it comes from afar."""
+        """Who asks. Raises Problem: 401 without a known key, 403 where none is needed but it comes from afar."""
         given = request.headers.get("x-api-key") or _bearer(request.headers.get("authorization", ""))
         if given:
             return self._known(given)

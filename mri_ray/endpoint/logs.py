@@ -80,7 +80,8 @@ class Requests:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
-                headers[HEADER] = own
+                if own.encode() != given:  # who gave it knows it; Serve's proxy adds the one that it gave
+                    headers[HEADER] = own
                 for name, value in self._headers.items():
                     headers.setdefault(name, value)
             await send(message)
@@ -88,7 +89,7 @@ class Requests:
         try:
             await self._app(scope, receive, send_on)
         finally:
-            route = getattr(scope.get("route"), "path", "")  # the pattern: a path may hold a UID
+            route = getattr(scope.get("route"), "path", None)  # the pattern: a path may hold a UID
             took = round((time.perf_counter() - began) * 1000, 1)
             facts = {"method": scope["method"], "route": route, "status": status, "ms": took}
             access_log.info("request", extra={"facts": facts})

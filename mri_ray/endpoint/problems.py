@@ -1,4 +1,4 @@
-"""Errors over HTTP as problem documents (RFC 9457): a type, a title, what was wrong, and nothing of whom it is about."""
+"""Errors over HTTP as problem documents (RFC 9457): what was wrong, and nothing of whom it is about."""
 
 from collections.abc import Mapping
 from http import HTTPStatus

@@ -65,7 +65,7 @@ async def parts(body: AsyncIterable[bytes], boundary: bytes, limits: Limits) -> 
     Raises RelatedError for a body that is none, ends too early or has too many parts.
     """
     gathered = _Gathered(limits)
-    parser = MultipartParser(boundary, gathered.callbacks())
+    parser = MultipartParser(boundary, gathered.callbacks())  # type: ignore[arg-type]
     async for piece in body:
         if not piece:
             continue
@@ -97,7 +97,7 @@ class _Gathered:
     _name: bytearray = field(default_factory=bytearray)
     _value: bytearray = field(default_factory=bytearray)
 
-    def callbacks(self) -> dict:  # type: ignore[type-arg]
+    def callbacks(self) -> dict[str, object]:
         names = ("part_begin", "part_data", "part_end", "header_field", "header_value", "header_end", "end")
         return {f"on_{name}": getattr(self, name) for name in names}
 

@@ -6,17 +6,23 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
 
 from mri_ray.endpoint import answers, reading
 from mri_ray.endpoint.lane import Lane, Lanes
+from mri_ray.endpoint.problems import Problem
 from mri_ray.endpoint.settings import EndpointConfig
 from mri_ray.predict.heatmap import heatmaps
 from mri_ray.predict.predictor import Predictions
 
 log = logging.getLogger(__name__)
+
+
+def not_ready() -> Problem:
+    return Problem(503, "no bundle is loaded yet", headers={"Retry-After": "1"})
 
 
 class Watch(Protocol):
@@ -59,9 +65,10 @@ class Service:
     async def score(
         self, body: bytes, *, request_id: str, heatmap: bool = False, picture: bool = False, lane: Lane | None = None
     ) -> Scored:
-        """One object's slices and study, by `lane` where the caller has one in mind. Raises Problem where it has none."""
+        """One object's slices and study, by `lane` where one is asked for. Raises Problem where it has none."""
         lanes = self._lanes
-        assert lanes is not None, "a replica is given bundles before requests"
+        if lanes is None:
+            raise not_ready()
         lane = lane or lanes.chosen(request_id)
         loop, began = asyncio.get_running_loop(), time.perf_counter()
         upload = await loop.run_in_executor(self._decoders, self._read, body, lane)
@@ -79,9 +86,16 @@ class Service:
             watch.scored(lane, upload, found, timings)
         for shadow in lanes.shadows:
             self._ask_too(lane, shadow, upload, body, found)
-        document = answers.answer(
-            upload, found, lane.bundle, request_id=request_id, heat=heat, shown=picture, timings_ms=timings
+        write = partial(
+            answers.answer,
+            *(upload, found, lane.bundle),
+            request_id=request_id,
+            heat=heat,
+            shown=picture,
+            timings_ms=timings,
         )
+        light = len(pictures) == 1 and heat is None and not picture  # not worth a thread's turn
+        document = write() if light else await loop.run_in_executor(self._decoders, write)
         return Scored(answer=document, upload=upload, found=found, lane=lane)
 
     async def ask(self, lane: Lane, pictures: np.ndarray) -> Predictions:
@@ -89,6 +103,10 @@ class Service:
         size = self.config.batch.size
         parts = [pictures[start : start + size] for start in range(0, len(pictures), size)]
         return _joined(await asyncio.gather(*(lane.ask(part) for part in parts)))
+
+    async def settled(self) -> None:
+        """Waits for the shadows that are being asked."""
+        await asyncio.gather(*self._shadowing)
 
     def close(self) -> None:
         self._decoders.shutdown(wait=False, cancel_futures=True)

@@ -37,7 +37,7 @@ class LimitsConfig:
     body_s: float = 60
     stall_s: float = 10
     request_s: float = 60
-    concurrent: int = 64
+    concurrent: int = 128
     held_mb: float = 512
     retry_after_s: int = 1
     slices: int = 2_000
@@ -86,7 +86,7 @@ class JobsConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class BundleConfig:
-    """One of the bundles that answer. share: of the traffic, next to the others' shares; shadow: asked, not believed."""
+    """One of the bundles that answer. share: of the traffic, beside the others'; shadow: asked, not believed."""
 
     uri: str
     share: float = 1.0

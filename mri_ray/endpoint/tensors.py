@@ -71,7 +71,8 @@ def answer(
     request: Request, columns: Mapping[str, Sequence[Any] | np.ndarray], *, model: str, version: str
 ) -> tuple[bytes, str | None]:
     """The reply's body and the header's value, None where all of it is JSON. columns: of OUTPUTS, equally long."""
-    outputs, blobs = [], []
+    outputs: list[dict[str, Any]] = []
+    blobs: list[bytes] = []
     for name, as_bytes in request.outputs.items():
         datatype, values = OUTPUTS[name], columns[name]
         told: dict[str, Any] = {"name": name, "datatype": datatype, "shape": [len(values)]}
@@ -181,7 +182,8 @@ def _blob(tensor: dict[str, Any], behind: bytes) -> bytes | None:
 
 def _split(blob: bytes, count: int) -> list[bytes]:
     """Elements of a BYTES tensor: each behind its length, four bytes, the lowest first."""
-    parts, at = [], 0
+    parts: list[bytes] = []
+    at = 0
     for _ in range(count):
         if at + _LENGTH.size > len(blob):
             raise ProtocolError(f"{IMAGE}: must hold {count} elements, got {len(parts)}")
@@ -236,6 +238,6 @@ def _outputs(document: dict[str, Any]) -> dict[str, bool]:
 
 def _packed(datatype: str, values: Sequence[Any] | np.ndarray) -> bytes:
     if datatype != "BYTES":
-        return np.ascontiguousarray(values, _DTYPES[datatype]).tobytes()
+        return np.asarray(values).astype(_DTYPES[datatype]).tobytes()
     texts = [str(value).encode() for value in values]
     return b"".join(_LENGTH.pack(len(text)) + text for text in texts)

@@ -1,5 +1,4 @@
-"""What a bundle saw when it was made: distributions of its answers and of the pictures, to tell later whether those that
-come still look like it.
+"""What a bundle saw when it was made: how its answers and the pictures spread, to tell later whether what comes differs.
 
 Population stability index (PSI): sum of (p - q) ln(p / q) over bins, deciles of the reference; below 0.1 nobody acts on
 it by habit, from 0.25 on everybody does. KS: the largest distance of the distribution functions, at the percentiles.
@@ -10,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 NUMBERS, WORDS = ("probability", "level"), ("manufacturer", "sequence", "field_strength_t")
 OTHER, UNKNOWN = "other", "unknown"
@@ -57,7 +57,7 @@ def compared(
     return found
 
 
-def psi(expected: Sequence[float], seen: Sequence[float]) -> float:
+def psi(expected: ArrayLike, seen: ArrayLike) -> float:
     """Of counts in the same bins."""
     p, q = (np.maximum(np.asarray(each, float), _FLOOR) for each in (expected, seen))
     p, q = p / p.sum(), q / q.sum()

@@ -95,12 +95,11 @@ def build(args: Mapping[str, Any]) -> serve.Application:
 def application(config: EndpointConfig, **options: Any) -> serve.Application:
     """options: of the deployment, over those that follow from the config."""
     ongoing = config.limits.concurrent + _BESIDE
-    deployment = serve.deployment(
-        serve.ingress(None)(Endpoint),
+    deployed = serve.deployment(
         name=NAME,
         max_ongoing_requests=ongoing,
         max_queued_requests=_BESIDE,
         graceful_shutdown_timeout_s=config.limits.request_s,
         **options,
     )
-    return deployment.bind(config)
+    return deployed(serve.ingress(None)(Endpoint)).bind(config)

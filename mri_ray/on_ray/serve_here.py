@@ -30,7 +30,9 @@ def run(settings: ServeRun, *, ready: Callable[[str], None]) -> None:
     """
     _check_port(settings.port)
     bundles.load(Location.of(settings.bundle, settings.endpoint.storage))  # found wrong here, and not by every replica
-    with _ended_by_signal() as ended, cluster.connected(settings.ray):
+    # In this order: Ray puts handlers of its own in the way when it starts.
+    with cluster.connected(settings.ray), _ended_by_signal() as ended:
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
         serve.start(http_options=HTTPOptions(host=HOST, port=settings.port), proxy_location="HeadOnly")
         app = application(
             settings.endpoint,

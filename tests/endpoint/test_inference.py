@@ -106,10 +106,10 @@ def test_models_that_are_not_here(client, model, version, status, told):
 
 def test_faults_come_as_the_client_expects_them(client):
     good = png(np.random.default_rng(5).integers(0, 256, (64, 64), np.uint8))
-    with pytest.raises(InferenceServerException, match="element 1: .*no format") as refused:
+    with pytest.raises(InferenceServerException, match=r"element 1: .*no format") as refused:
         client.infer("mri_ray", [image_of(good, b"no picture")])
     assert refused.value.status() == "415"
-    with pytest.raises(InferenceServerException, match="element 0: .*bytes") as refused:
+    with pytest.raises(InferenceServerException, match=r"element 0: .*bytes") as refused:
         client.infer("mri_ray", [image_of(b"", good)])
     assert refused.value.status() == "422"
     with pytest.raises(InferenceServerException, match=r"shape: must be \[N, 1, 64, 64\]") as refused:

@@ -198,7 +198,7 @@ async def _looked(state: _Sweeping, study: str, instance: str | None) -> dict[st
     shown = ("instance_number", "bundle", "slices", "failed")
     listed = [{"instance": name} | {key: one[key] for key in shown} for name, one in instances.items()]
     return {
-        "study": answers.study_of(rows, point.study_threshold, point.study_refer).model_dump(mode="json"),
+        "study": answers.of_several(rows, point.study_threshold, point.study_refer).model_dump(mode="json"),
         "operating_point": point.model_dump(mode="json"),
         "bundles": sorted({one["bundle"] for one in instances.values()}),
         "expires_ms": found.expires_ms,

@@ -2,7 +2,8 @@
 
 from fastapi import APIRouter, Request
 
-from mri_ray.endpoint.problems import Problem, described
+from mri_ray.endpoint.problems import described
+from mri_ray.endpoint.service import not_ready
 
 router = APIRouter(tags=["health"])
 
@@ -17,5 +18,5 @@ async def healthz() -> dict[str, str]:
 async def readyz(request: Request) -> dict[str, str]:
     """Its bundles are loaded and have passed their self-test."""
     if request.app.state.service.lanes is None:
-        raise Problem(503, "no bundle is loaded yet", headers={"Retry-After": "1"})
+        raise not_ready()
     return {"status": "ready"}

@@ -134,7 +134,7 @@ async def _of_pixels(service: Service, lane: Lane, asked: tensors.Request) -> di
 
 
 async def _of_objects(service: Service, lane: Lane, asked: tensors.Request) -> dict[str, Any]:
-    """Raises Problem where an object, or a frame of it, has no answer: the protocol has no place for that beside others."""
+    """Raises Problem where an object, or a frame of it, has no answer: the protocol cannot tell that beside others."""
     assert asked.objects is not None
     parts, numbers, frames = [], [], []
     for start in range(0, len(asked.objects), _AT_ONCE):

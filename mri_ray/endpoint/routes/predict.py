@@ -7,8 +7,8 @@ from fastapi import APIRouter, Depends, Query, Request
 
 from mri_ray.endpoint import answers, body, logs
 from mri_ray.endpoint.keys import Caller, needs
-from mri_ray.endpoint.problems import Problem, described
-from mri_ray.endpoint.service import Scored, Service
+from mri_ray.endpoint.problems import described
+from mri_ray.endpoint.service import Scored, Service, not_ready
 from mri_ray.learn import bundle as bundles
 
 router = APIRouter(prefix="/v1", tags=["predict"])
@@ -21,7 +21,7 @@ _FORM = {
 }
 _BODY = {
     "required": True,
-    "description": "PNG, JPEG, TIFF, BMP, DICOM (also of many frames), NIfTI, or a zip or tar of a study; told by content",
+    "description": "PNG, JPEG, TIFF, BMP, DICOM, NIfTI, or a zip or tar of a study; told by its content",
     "content": dict.fromkeys(_KINDS, _BINARY) | {body.FORM: {"schema": _FORM}},
 }
 
@@ -63,7 +63,7 @@ async def model(request: Request, caller: Annotated[Caller, Depends(needs("predi
     """The bundles that answer: digest, card, operating point, share of the traffic."""
     service: Service = request.app.state.service
     if service.lanes is None:
-        raise Problem(503, "no bundle is loaded yet", headers={"Retry-After": "1"})
+        raise not_ready()
     return {
         "name": service.config.name,
         "bundles": [
