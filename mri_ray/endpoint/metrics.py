@@ -43,10 +43,9 @@ BATCH = _metric(
     "batch_slices", "histogram", "Slices computed together.", *_MODEL, boundaries=(1, 2, 4, 8, 16, 32, 64, 128)
 )
 QUEUE = _metric("requests_in_house", "gauge", "Requests computed or waiting, at the start of the last one.", "model")
-SHED = _metric("shed_total", "counter", "Requests refused since as much was computed as fits.", "model")
 DRIFT = _metric("drift", "gauge", "Distance from the bundle's reference.", *_MODEL, "of", "statistic")
 SHADOW = _metric("shadow_total", "counter", "Slices of shadows: was their decision the same?", *_MODEL, "same")
-EVERY = (REQUESTS, SECONDS, STAGES, DECISIONS, FAILED, BATCH, QUEUE, SHED, DRIFT, SHADOW)
+EVERY = (REQUESTS, SECONDS, STAGES, DECISIONS, FAILED, BATCH, QUEUE, DRIFT, SHADOW)
 
 
 class Watcher:
@@ -89,7 +88,6 @@ class Counted:
 
     def __init__(self, app: ASGIApp, *, model: str, room: Room, emit: Emit, clock: Callable[[], float]) -> None:
         self._app, self._model, self._room, self._emit, self._clock = app, model, room, emit, clock
-        self._shed = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -106,9 +104,6 @@ class Counted:
         try:
             await self._app(scope, receive, watched)
         finally:
-            shed, self._shed = self._room.shed - self._shed, self._room.shed
-            if shed:
-                self._emit(SHED, shed, tags)
             route = getattr(scope.get("route"), "path", "none")  # none: refused before it was found
             self._emit(SECONDS, self._clock() - begun, tags | {"route": route})
             self._emit(REQUESTS, 1, tags | {"route": route, "status": str(status[0])})

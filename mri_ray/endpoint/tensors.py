@@ -20,7 +20,7 @@ from mri_ray.errors import UserError
 HEADER = "Inference-Header-Content-Length"
 EXTENSIONS = ("binary_tensor_data",)
 IMAGE, PIXELS = "image", "pixels"  # inputs: encoded objects, or prepared pictures
-_DTYPES = {"UINT8": np.dtype("u1"), "FP32": np.dtype("<f4"), "INT32": np.dtype("<i4")}
+_DTYPES: dict[str, np.dtype] = {"UINT8": np.dtype("u1"), "FP32": np.dtype("<f4"), "INT32": np.dtype("<i4")}
 # An object may hold several slices: `object` tells whose one is, counting the elements of `image`; `frame` its place.
 OUTPUTS = {"probability": "FP32", "logit": "FP32", "decision": "BYTES", "object": "INT32", "frame": "INT32"}
 _LENGTH = struct.Struct("<I")

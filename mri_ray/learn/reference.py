@@ -1,4 +1,4 @@
-"""What a bundle saw when it was made: how its answers and the pictures spread, to tell later whether what comes differs.
+"""What a bundle saw when it was made: how answers and pictures spread, to tell later whether what comes differs.
 
 Population stability index (PSI): sum of (p - q) ln(p / q) over bins, deciles of the reference; below 0.1 nobody acts on
 it by habit, from 0.25 on everybody does. KS: the largest distance of the distribution functions, at the percentiles.
@@ -59,7 +59,8 @@ def compared(
 
 def psi(expected: ArrayLike, seen: ArrayLike) -> float:
     """Of counts in the same bins."""
-    p, q = (np.maximum(np.asarray(each, float), _FLOOR) for each in (expected, seen))
+    counts = np.array([expected, seen], float)
+    p, q = np.maximum(counts[:, counts.any(axis=0)], _FLOOR)
     p, q = p / p.sum(), q / q.sum()
     return float(((p - q) * np.log(p / q)).sum())
 

@@ -80,8 +80,8 @@ def test_every_metric_is_told_with_the_tags_it_announces(bundle):
         assert httpx.get(f"{here.url}/nothing/1.2.3").status_code == 404
     announced = {metric.name: frozenset(metric.tags) for metric in metrics.EVERY}
     assert {name: tags for name, tags in seen if announced[name] != tags} == {}
-    # Batches are told where they are made, the others only where something is shed, fails or stands in the shadow.
-    rare = {metric.name for metric in (metrics.BATCH, metrics.SHED, metrics.FAILED, metrics.SHADOW)}
+    # Batches are told where they are made, the others only where something fails or stands in the shadow.
+    rare = {metric.name for metric in (metrics.BATCH, metrics.FAILED, metrics.SHADOW)}
     assert {name for name, _ in seen} == announced.keys() - rare
 
 

@@ -1,6 +1,7 @@
 """What /v1/predict answers, by the app alone."""
 
 import base64
+import dataclasses
 import io
 import json
 import logging
@@ -67,14 +68,11 @@ def test_a_study_in_a_zip_has_every_slice_a_study_and_what_failed(make):
 @pytest.mark.parametrize("number", range(3))
 def test_one_slice_is_the_study_that_tables_make_of_it(bundle, number, flags):
     picture = reading.upload(png(number), EndpointConfig().decode, bundle.prepare, slices=1).pictures[0]
-    held = reading.Picture(
-        **{name: getattr(picture, name) for name in ("number", "frame", "member", "pixels", "digest", "header")},
-        flags=frozenset(flags),
-    )
+    held = dataclasses.replace(picture, flags=frozenset(flags))
     found = Predictor(bundle).predict(held.pixels[None])
     threshold, refer = bundle.of_studies
     quick = answers.of_one(held, float(found.probability[0]), threshold, refer)
-    assert quick == answers.of_several([held], found, threshold, refer)
+    assert quick == answers.of_several([answers.row(held, found, 0)], threshold, refer)
 
 
 def test_a_heat_map_lies_over_the_prepared_picture(make):
