@@ -49,6 +49,7 @@ class Service:
     def __init__(self, config: EndpointConfig, watches: Sequence[Watch] = ()) -> None:
         self.config = config
         self.watches = list(watches)
+        self.refused: str | None = None  # what kind of error the last change of bundles ended in
         self._lanes: Lanes | None = None
         self._decoders = ThreadPoolExecutor(config.decoders, thread_name_prefix="decode")
         self._drawing = ThreadPoolExecutor(1, thread_name_prefix="heatmap")  # pictures for people: never in the way

@@ -22,6 +22,7 @@ from mri_ray.endpoint.keys import Keys
 from mri_ray.endpoint.metrics import BATCH
 from mri_ray.endpoint.service import Service
 from mri_ray.endpoint.settings import BundleConfig, Bundles, EndpointConfig
+from mri_ray.errors import MriRayError
 from mri_ray.learn import bundle as bundles
 from mri_ray.on_ray import submit
 from mri_ray.on_ray.watch import emit
@@ -47,12 +48,26 @@ class Endpoint:
         return apps.create(self.service, self._keys, scoring=jobs, emit=emit)
 
     async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
-        """Load what is new beside what answers, then change over at once. Raises for a bundle that may not answer."""
+        """Load what is new beside what answers, then change over at once.
+
+        What may not answer is refused, and what answers goes on: Serve would end the replica. One that has nothing to
+        go on with raises.
+        """
+        try:
+            await self._change(user_config)
+        except MriRayError as exc:
+            if self.service.lanes is None:
+                raise
+            self.service.refused = type(exc).__name__
+            log.error("bundles refused: %s", exc)  # noqa: TRY400 - the message tells all
+
+    async def _change(self, user_config: Mapping[str, Any]) -> None:
         wanted = fields.build(Bundles, user_config)
         known = {each.config.uri: each for each in (self.service.lanes.lanes if self.service.lanes else ())}
         loop = asyncio.get_running_loop()
         lanes = [await loop.run_in_executor(None, self._lane, one, known.get(one.uri)) for one in wanted.bundles]
         self.service.use(lane.Lanes(lanes=lanes))
+        self.service.refused = None
         log.info("bundles", extra={"facts": {"bundles": [each.bundle.digest for each in lanes]}})
 
     async def check_health(self) -> None:

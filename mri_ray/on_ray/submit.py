@@ -83,5 +83,7 @@ def _dashboard() -> str:
 
 def _runtime_env() -> dict[str, Any]:
     """The code that runs here: where it came with a working directory, the job gets the same."""
+    if not ray.is_initialized():
+        return {}
     own = dict(ray.get_runtime_context().runtime_env)
     return {name: own[name] for name in ("working_dir", "py_modules", "pip") if name in own}

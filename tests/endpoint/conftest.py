@@ -30,13 +30,15 @@ def make(bundle: Bundle) -> Iterator[Make]:
     """An app: `make(limits=..., lanes=[...], environment={...})`; without keys unless some are given."""
     services = []
 
-    def made(*, lanes: list | None = None, environment: dict | None = None, **config: object) -> FastAPI:
+    def made(
+        *, lanes: list | None = None, environment: dict | None = None, jobs_api: object = None, **config: object
+    ) -> FastAPI:
         environment = environment or {}
         config.setdefault("keys", KeysConfig(required=bool(environment)))
         service = Service(EndpointConfig(**config))
         services.append(service)
         service.use(lane.Lanes(lanes=[lane_of(bundle)] if lanes is None else lanes))
-        return apps.create(service, Keys(service.config.keys, environment))
+        return apps.create(service, Keys(service.config.keys, environment), scoring=jobs_api)
 
     yield made
     for service in services:

@@ -60,12 +60,13 @@ def tell(caller: Caller, found: Scored) -> None:
 
 @router.get("/model", responses=described(401, 403, 503))
 async def model(request: Request, caller: Annotated[Caller, Depends(needs("predict"))]) -> dict[str, Any]:
-    """The bundles that answer: digest, card, operating point, share of the traffic."""
+    """The bundles that answer: digest, card, operating point, share; `refused`: why the last change did not happen."""
     service: Service = request.app.state.service
     if service.lanes is None:
         raise not_ready()
     return {
         "name": service.config.name,
+        "refused": service.refused,
         "bundles": [
             {
                 "bundle": lane.bundle.digest,
