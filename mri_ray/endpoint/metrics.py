@@ -42,7 +42,7 @@ FAILED = _metric("failed_slices_total", "counter", "Frames and members without a
 BATCH = _metric(
     "batch_slices", "histogram", "Slices computed together.", *_MODEL, boundaries=(1, 2, 4, 8, 16, 32, 64, 128)
 )
-QUEUE = _metric("requests_in_house", "gauge", "Requests computed or waiting, at the start of the last one.", "model")
+QUEUE = _metric("requests_in_house", "gauge", "Requests computed or waiting, when one last came or went.", "model")
 DRIFT = _metric("drift", "gauge", "Distance from the bundle's reference.", *_MODEL, "of", "statistic")
 SHADOW = _metric("shadow_total", "counter", "Slices of shadows: was their decision the same?", *_MODEL, "same")
 EVERY = (REQUESTS, SECONDS, STAGES, DECISIONS, FAILED, BATCH, QUEUE, DRIFT, SHADOW)
@@ -104,6 +104,7 @@ class Counted:
         try:
             await self._app(scope, receive, watched)
         finally:
+            self._emit(QUEUE, self._room.requests, tags)
             route = getattr(scope.get("route"), "path", "none")  # none: refused before it was found
             self._emit(SECONDS, self._clock() - begun, tags | {"route": route})
             self._emit(REQUESTS, 1, tags | {"route": route, "status": str(status[0])})
