@@ -48,7 +48,7 @@ def compared(
         # From either side: where many values are equal, as at 0 or 1, the distribution jumps.
         below, upto = (np.searchsorted(values, edges, side) / len(values) for side in ("left", "right"))
         own_below, own_upto = (np.searchsorted(edges, edges, side) / len(edges) for side in ("left", "right"))
-        ks = max(np.maximum(own_below - upto, below - own_upto).max(), 0.0)
+        ks = max(np.abs(own_below - below).max(), np.abs(own_upto - upto).max())
         found[name] = {"psi": _psi_of_numbers(edges, values, told["rows"]), "ks": float(ks)}
     for name, counts in told["words"].items():
         seen = Counter(each if each in counts else OTHER for each in words[name])
