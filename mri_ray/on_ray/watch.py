@@ -9,7 +9,7 @@ from ray.util.metrics import Counter, Gauge, Histogram
 
 from mri_ray.endpoint.metrics import Metric
 
-_AGAIN_S = 5.0  # Ray forgets a gauge that is not set anew, and Prometheus would find it only by luck
+_AGAIN_S = 1.0  # Ray forgets a gauge that was not set within its last two reports, and those come as often as this
 _gauges: dict[tuple[Metric, tuple[tuple[str, str], ...]], float] = {}
 
 
