@@ -1,25 +1,22 @@
 """Reading a run from YAML and `key=value` pairs, so that every mistake is found before Ray starts."""
 
 import argparse
-import types
-import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
 
+from mri_ray import fields
 from mri_ray.errors import ConfigError
-from mri_ray.on_ray.settings import AuditRun, GenerationsRun, PrepareRun, ScoreRun, TrainRun, TuneRun
+from mri_ray.on_ray.settings import AuditRun, GenerationsRun, PrepareRun, ScoreRun, ServeRun, TrainRun, TuneRun
 
-Run = TypeVar("Run", PrepareRun, TrainRun, TuneRun, AuditRun, ScoreRun, GenerationsRun)
+Run = TypeVar("Run", PrepareRun, TrainRun, TuneRun, AuditRun, ScoreRun, GenerationsRun, ServeRun)
 
 
 def from_argv(kind: type[Run], argv: Sequence[str] | None = None, *, default: Path | None = None) -> Run:
     """The command line of every job: `--config FILE` (else `default`) and `key=value` pairs, nothing else."""
-    parser = argparse.ArgumentParser(description=kind.__doc__, epilog="fields: " + ", ".join(_paths(kind)))
+    parser = argparse.ArgumentParser(description=kind.__doc__, epilog="fields: " + ", ".join(fields.paths(kind)))
     parser.add_argument("--config", metavar="FILE", default=default, help="a YAML file with any of the fields")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="fields by their path, e.g. train.epochs=5")
     arguments = parser.parse_intermixed_args(argv)
@@ -39,11 +36,7 @@ def load(kind: type[Run], path: str | Path | None = None, overrides: Sequence[st
 
 def build(kind: type[Run], settings: Mapping[str, Any]) -> Run:
     """A run from plain values (as in YAML). Raises ConfigError like `load`."""
-    _refuse_unknown(kind, settings, "")  # plain dataclasses cannot forbid extra keys by themselves
-    try:
-        return TypeAdapter(kind).validate_python(dict(settings))
-    except ValidationError as exc:
-        raise ConfigError("\n".join(_fault(fault) for fault in exc.errors())) from exc
+    return fields.build(kind, settings)
 
 
 def _read(path: str | Path) -> dict[str, Any]:
@@ -73,38 +66,3 @@ def _override(settings: dict[str, Any], pair: str) -> None:
         settings[last] = yaml.safe_load(text) if text else None
     except yaml.YAMLError as exc:
         raise ConfigError(f"{path}: the value is not valid YAML: {text!r}") from exc
-
-
-def _refuse_unknown(kind: type, settings: Mapping[str, Any], path: str) -> None:
-    known = {item.name: item for item in fields(kind)}
-    hints = typing.get_type_hints(kind)
-    for name, value in settings.items():
-        if name not in known:
-            raise ConfigError(f"{path}{name}: no such field; known here: {', '.join(sorted(known))}")
-        inner = _dataclass_in(hints[name])
-        if inner is not None and isinstance(value, Mapping):
-            _refuse_unknown(inner, value, f"{path}{name}.")
-
-
-def _dataclass_in(hint: Any) -> type | None:
-    options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
-    return next((option for option in options if is_dataclass(option) and isinstance(option, type)), None)
-
-
-def _fault(fault: Any) -> str:
-    path = ".".join(str(part) for part in fault["loc"])
-    cause = fault.get("ctx", {}).get("error")
-    if isinstance(cause, ConfigError):  # raised by a room's own check, which names its own field
-        return f"{path}.{cause}" if path else str(cause)
-    if fault["type"] == "missing":
-        return f"{path}: is required, got nothing (give it in the config or as {path}=...)"
-    return f"{path}: {fault['msg']}, got {fault['input']!r}"
-
-
-def _paths(kind: type, prefix: str = "") -> list[str]:
-    hints = typing.get_type_hints(kind)
-    paths: list[str] = []
-    for item in fields(kind):
-        inner = _dataclass_in(hints[item.name])
-        paths += _paths(inner, f"{prefix}{item.name}.") if inner else [f"{prefix}{item.name}"]
-    return paths

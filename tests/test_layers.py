@@ -12,6 +12,7 @@ LAYERS = {
     "records": 0,
     "resample": 0,
     "metrics": 0,
+    "fields": 1,
     "archive": 1,
     "decode": 2,
     "prepare": 3,
@@ -21,8 +22,9 @@ LAYERS = {
     "search": 6,
     "report": 7,
     "phantom": 7,
-    "on_ray": 8,
-    "config": 9,
+    "endpoint": 8,
+    "on_ray": 9,
+    "config": 10,
 }
 MODULES = sorted((ROOT / "mri_ray").rglob("*.py"))
 

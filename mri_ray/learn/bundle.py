@@ -31,7 +31,7 @@ from mri_ray.prepare.settings import PrepareConfig
 FORMAT = 1  # of bundle.json; a change of what a field means raises it
 DOCUMENT, WEIGHTS, CARD = "bundle.json", "weights.safetensors", "model_card.md"
 
-_FACTS = ("metrics", "operating", "training", "versions", "proofs")
+_FACTS = ("metrics", "operating", "training", "versions", "proofs", "reference")
 
 Config = TypeVar("Config")
 
@@ -45,7 +45,7 @@ class Bundle:
     there on is positive. refer: probabilities in [low, high) are referred; the band holds the threshold.
     study_threshold, study_refer: the same of studies and patients; without a threshold theirs are those of slices.
     metrics, operating (where the threshold comes from), training, versions: JSON-able facts, which the digest leaves
-    out; so are proofs, `predict.ways.Proof` by way of computing.
+    out; so are proofs, `predict.ways.Proof` by way of computing, and reference, as of `learn.reference`.
     Raises BundleError for a value that breaks a rule or weights that do not fit the model.
     """
 
@@ -64,6 +64,7 @@ class Bundle:
     training: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, Any] = field(default_factory=dict)
     proofs: dict[str, Any] = field(default_factory=dict)
+    reference: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         # Values take the form that they have after loading (2 becomes 2.0), so that the digest is the same.
@@ -136,6 +137,7 @@ class _Document:
     study_threshold: float | None = None
     study_refer: tuple[float, float] | None = None
     operating: dict[str, Any] = field(default_factory=dict)
+    reference: dict[str, Any] = field(default_factory=dict)
 
 
 def module(bundle: Bundle) -> nn.Module:

@@ -15,6 +15,7 @@ from mri_ray.cohort.labels import DEFAULT_CLASSES, class_words
 from mri_ray.cohort.shortcuts import AuditConfig
 from mri_ray.cohort.split import SplitConfig
 from mri_ray.decode.settings import DecodeConfig
+from mri_ray.endpoint.settings import EndpointConfig, KeysConfig
 from mri_ray.errors import ConfigError
 from mri_ray.learn.settings import CalibrationConfig, EvaluationConfig, ModelConfig, OptimiserConfig
 from mri_ray.prepare.augment import AugmentConfig
@@ -307,3 +308,23 @@ class GenerationsRun:
     output: str
     use: str | None = None  # the generation's name, or as much of it as no other begins with
     storage: StorageConfig = field(default_factory=StorageConfig)
+
+
+def _local_endpoint() -> EndpointConfig:
+    return EndpointConfig(keys=KeysConfig(required=False))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeRun:
+    """The endpoint on this machine alone: one bundle, on the loopback interface, for whoever is here."""
+
+    bundle: str
+    port: int = 8000
+    replicas: int = 1
+    endpoint: EndpointConfig = field(default_factory=_local_endpoint)
+    ray: ClusterSettings = field(default_factory=ClusterSettings)
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.port <= 65535:
+            raise ConfigError(f"port: must lie between 1 and 65535, got {self.port}")
+        _at_least("replicas", self.replicas, 1)

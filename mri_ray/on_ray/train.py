@@ -17,7 +17,7 @@ from mri_ray.archive import outputs
 from mri_ray.archive.identity import digest, digest_json
 from mri_ray.archive.several import Archive, archive_of
 from mri_ray.archive.storage import Location
-from mri_ray.cohort import shortcuts, sides
+from mri_ray.cohort import columns, shortcuts, sides
 from mri_ray.cohort.assemble import Cohort
 from mri_ray.cohort.audit import audit
 from mri_ray.cohort.held_out import divisions
@@ -27,6 +27,7 @@ from mri_ray.learn import bundle as bundles
 from mri_ray.learn.bundle import Bundle
 from mri_ray.learn.model import build, count_parameters
 from mri_ray.learn.operate import settled
+from mri_ray.learn.reference import WORDS, reference
 from mri_ray.on_ray import cluster, cohorts, curves, fit, ingest, progress, score_shards, train_worker, validate
 from mri_ray.on_ray.beside import trained_beside
 from mri_ray.on_ray.job import LabelledJob
@@ -40,6 +41,7 @@ from mri_ray.predict import snapshot
 from mri_ray.predict.levels import study_point
 from mri_ray.predict.predictor import probability
 from mri_ray.predict.prove import SLICES, prove
+from mri_ray.records import Flag
 from mri_ray.report import answers, card, examples, pages
 from mri_ray.report.facts import SearchFacts, TrainingFacts
 from mri_ray.report.record import Record, versions
@@ -261,6 +263,7 @@ class Training(LabelledJob):
             study_threshold=point.threshold if point else None,
             study_refer=point.refer if point else None,
             operating=bundle.operating | {"studies": point.facts if point else None},
+            reference=_reference(rows, probability(logits, bundle)),
         )
 
     def _by_validation(self, bundle: Bundle, cohort: Cohort) -> tuple[Bundle, np.ndarray, tuple[str, ...]]:
@@ -343,3 +346,11 @@ class Training(LabelledJob):
             lesions=self._lesion_figures(bundle, cohort) if self.masks is not None else {},
             search=self.search,
         )
+
+
+def _reference(rows: pa.Table, found: np.ndarray) -> dict[str, Any]:
+    """What is known of validation rows and their answers, blank ones apart."""
+    seen = np.flatnonzero(~columns.flagged(rows["flags"], [Flag.BLANK]))
+    rows = rows.take(pa.array(seen))
+    numbers = {"probability": found[seen], "level": columns.floats(rows["mean_level"])}
+    return reference(numbers, {name: rows[name].to_pylist() for name in WORDS})

@@ -1,0 +1,79 @@
+"""The bytes of a request -> prepared slices, by the decoders and the preparation of batch."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mri_ray.decode.read import read
+from mri_ray.decode.settings import DecodeConfig
+from mri_ray.endpoint.problems import Problem, of_reason
+from mri_ray.prepare.objects import pixel_digest
+from mri_ray.prepare.settings import PrepareConfig
+from mri_ray.prepare.slices import prepare
+from mri_ray.records import Failure, Flag, Header
+
+_WHERE = "upload"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Picture:
+    """One slice ready for the model. number: its place in the request; frame and member: in the object, as batch says.
+
+    pixels: uint8 (1, S, S). header: as the file has it, for what must answer by its identifiers. level: as mean_level
+    of prepared rows.
+    """
+
+    number: int
+    frame: int
+    member: str | None
+    pixels: np.ndarray
+    flags: frozenset[Flag]
+    digest: str
+    header: Header
+    level: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Upload:
+    """What a request's object held: in the order stored, the slices and what failed beside them."""
+
+    pictures: Sequence[Picture]
+    failures: Sequence[Failure]
+
+    def stacked(self) -> np.ndarray:
+        return np.stack([picture.pixels for picture in self.pictures])
+
+
+def upload(body: bytes, decode: DecodeConfig, settings: PrepareConfig, *, slices: int) -> Upload:
+    """Raises Problem where there is no slice, or more than `slices`."""
+    pictures: list[Picture] = []
+    failures: list[Failure] = []
+    for number, item in enumerate(read(io.BytesIO(body), _WHERE, decode)):
+        if number >= slices:
+            raise Problem(413, f"an object may hold {slices} slices at most", reason="oversized.frames")
+        if isinstance(item, Failure):
+            failures.append(item)
+            continue
+        prepared = prepare(item, settings)
+        picture = Picture(
+            number=number,
+            frame=item.frame,
+            member=item.member,
+            pixels=prepared.pixels,
+            flags=prepared.flags,
+            digest=pixel_digest(item),
+            header=item.header,
+            level=float(prepared.whole.mean()),
+        )
+        pictures.append(picture)
+    if not pictures:
+        raise _refusal(failures)
+    return Upload(pictures=pictures, failures=failures)
+
+
+def _refusal(failures: Sequence[Failure]) -> Problem:
+    """By the first that is a fault, else by the first of what was only passed over."""
+    first = next((failure for failure in failures if not failure.reason.skips), failures[0])
+    return of_reason(first.reason, first.detail)

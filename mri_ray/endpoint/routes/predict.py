@@ -1,0 +1,85 @@
+"""POST /v1/predict: an object in, its slices' and its study's answers out; GET /v1/model: what answers."""
+
+from collections import Counter
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Query, Request
+
+from mri_ray.endpoint import answers, body, logs
+from mri_ray.endpoint.keys import Caller, needs
+from mri_ray.endpoint.problems import described
+from mri_ray.endpoint.service import Scored, Service, not_ready
+from mri_ray.learn import bundle as bundles
+
+router = APIRouter(prefix="/v1", tags=["predict"])
+_BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
+_KINDS = ("application/octet-stream", "application/dicom", "image/png", "image/jpeg", "image/tiff", "application/zip")
+_FORM = {
+    "type": "object",
+    "required": ["file"],
+    "properties": {"file": {"type": "string", "format": "binary"}},
+}
+_BODY = {
+    "required": True,
+    "description": "PNG, JPEG, TIFF, BMP, DICOM, NIfTI, or a zip or tar of a study; told by its content",
+    "content": dict.fromkeys(_KINDS, _BINARY) | {body.FORM: {"schema": _FORM}},
+}
+
+
+@router.post(
+    "/predict",
+    response_model=answers.Answer,
+    response_model_exclude_none=False,
+    responses={
+        200: {"content": {"application/json": {"example": answers.EXAMPLE}}},
+        **described(401, 403, 408, 413, 415, 422, 503),
+    },
+    openapi_extra={"requestBody": _BODY},
+)
+async def predict(
+    request: Request,
+    caller: Annotated[Caller, Depends(needs("predict"))],
+    heatmap: Annotated[Literal["png"] | None, Query(description="adds each slice's heat map as an overlay")] = None,
+    picture: Annotated[Literal["png"] | None, Query(description="adds each slice as the network sees it")] = None,
+) -> Any:
+    """Score one object: each slice's probability and decision, and the study's."""
+    service: Service = request.app.state.service
+    given = await body.whole(request)
+    found = await service.score(given, request_id=logs.request_id(), heatmap=heatmap == "png", picture=picture == "png")
+    tell(caller, found)
+    return found.answer
+
+
+def tell(caller: Caller, found: Scored) -> None:
+    """The audit log's line of an answer."""
+    decisions = Counter(decision.value for decision in found.found.decision)
+    failed = len(found.upload.failures)
+    facts = {"bundle": found.answer.bundle, "decisions": dict(decisions), "failed": failed}
+    logs.audit("predict", caller.key_id, facts)
+
+
+@router.get("/model", responses=described(401, 403, 503))
+async def model(request: Request, caller: Annotated[Caller, Depends(needs("predict"))]) -> dict[str, Any]:
+    """The bundles that answer: digest, card, operating point, share; `refused`: why the last change did not happen."""
+    service: Service = request.app.state.service
+    if service.lanes is None:
+        raise not_ready()
+    return {
+        "name": service.config.name,
+        "refused": service.refused,
+        "bundles": [
+            {
+                "bundle": lane.bundle.digest,
+                "share": lane.config.share,
+                "shadow": lane.config.shadow,
+                "precision": lane.predictor.precision.value,
+                "labels": lane.bundle.labels,
+                "input_size": lane.bundle.prepare.size,
+                "operating_point": answers.operating_point(lane.bundle).model_dump(),
+                "intended_use": bundles.intended_use(lane.bundle),
+                "answers": bundles.answers(lane.bundle),
+                "metrics": lane.bundle.metrics,
+            }
+            for lane in service.lanes.lanes
+        ],
+    }

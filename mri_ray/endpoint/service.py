@@ -1,0 +1,149 @@
+"""What answers requests: decoding in threads of its own, then the network, then the document. Knows no Ray."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import numpy as np
+
+from mri_ray.endpoint import answers, reading
+from mri_ray.endpoint.lane import Lane, Lanes
+from mri_ray.endpoint.problems import Problem
+from mri_ray.endpoint.settings import EndpointConfig
+from mri_ray.predict.heatmap import heatmaps
+from mri_ray.predict.predictor import Predictions
+
+log = logging.getLogger(__name__)
+
+
+def not_ready() -> Problem:
+    return Problem(503, "no bundle is loaded yet", headers={"Retry-After": "1"})
+
+
+class Watch(Protocol):
+    """Is told of what was answered: for metrics and drift. Called on the event loop; must not wait."""
+
+    def scored(self, lane: Lane, upload: reading.Upload, found: Predictions, timings_ms: dict[str, float]) -> None: ...
+
+    def shadowed(self, lane: Lane, shadow: Lane, found: Predictions, theirs: Predictions) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Scored:
+    """What an object was answered with, and by whom. `upload` holds headers as in the file: never log them."""
+
+    answer: answers.Answer
+    upload: reading.Upload
+    found: Predictions
+    lane: Lane
+
+
+class Service:
+    """The bundles of one replica, and threads that decode for them."""
+
+    def __init__(self, config: EndpointConfig, watches: Sequence[Watch] = ()) -> None:
+        self.config = config
+        self.watches = list(watches)
+        self.refused: str | None = None  # what kind of error the last change of bundles ended in
+        self._lanes: Lanes | None = None
+        self._decoders = ThreadPoolExecutor(config.decoders, thread_name_prefix="decode")
+        self._drawing = ThreadPoolExecutor(1, thread_name_prefix="heatmap")  # pictures for people: never in the way
+        self._shadowing: set[asyncio.Task] = set()
+
+    def use(self, lanes: Lanes) -> None:
+        """From now on these answer; requests that have begun are answered by what they began with."""
+        self._lanes = lanes
+
+    @property
+    def lanes(self) -> Lanes | None:
+        return self._lanes
+
+    async def score(
+        self, body: bytes, *, request_id: str, heatmap: bool = False, picture: bool = False, lane: Lane | None = None
+    ) -> Scored:
+        """One object's slices and study, by `lane` where one is asked for. Raises Problem where it has none."""
+        lanes = self._lanes
+        if lanes is None:
+            raise not_ready()
+        lane = lane or lanes.chosen(request_id)
+        loop, began = asyncio.get_running_loop(), time.perf_counter()
+        upload = await loop.run_in_executor(self._decoders, self._read, body, lane)
+        decoded = time.perf_counter()
+        pictures = upload.stacked()
+        found = await self.ask(lane, pictures)
+        predicted = time.perf_counter()
+        timings = {"decode": decoded - began, "predict": predicted - decoded}
+        heat = None
+        if heatmap:
+            heat = await loop.run_in_executor(self._drawing, heatmaps, lane.bundle, pictures)
+            timings["heatmap"] = time.perf_counter() - predicted
+        timings = {name: value * 1000 for name, value in (timings | {"total": time.perf_counter() - began}).items()}
+        for watch in self.watches:
+            watch.scored(lane, upload, found, timings)
+        for shadow in lanes.shadows:
+            self._ask_too(lane, shadow, upload, body, found)
+        write = partial(
+            answers.answer,
+            *(upload, found, lane.bundle),
+            request_id=request_id,
+            heat=heat,
+            shown=picture,
+            timings_ms=timings,
+        )
+        light = len(pictures) == 1 and heat is None and not picture  # not worth a thread's turn
+        document = write() if light else await loop.run_in_executor(self._decoders, write)
+        return Scored(answer=document, upload=upload, found=found, lane=lane)
+
+    async def ask(self, lane: Lane, pictures: np.ndarray) -> Predictions:
+        """Prepared pictures, uint8 (N, 1, S, S), in parts, so that a study does not hold up single slices."""
+        size = self.config.batch.size
+        parts = [pictures[start : start + size] for start in range(0, len(pictures), size)]
+        return _joined(await asyncio.gather(*(lane.ask(part) for part in parts)))
+
+    async def settled(self) -> None:
+        """Waits for the shadows that are being asked."""
+        await asyncio.gather(*self._shadowing)
+
+    def close(self) -> None:
+        self._decoders.shutdown(wait=False, cancel_futures=True)
+        self._drawing.shutdown(wait=False, cancel_futures=True)
+
+    def _read(self, body: bytes, lane: Lane) -> reading.Upload:
+        limits = self.config.limits
+        return reading.upload(body, self.config.decode, lane.bundle.prepare, slices=limits.slices)
+
+    def _ask_too(self, lane: Lane, shadow: Lane, upload: reading.Upload, body: bytes, found: Predictions) -> None:
+        """Behind the answer's back; not where earlier ones still wait: a shadow must not slow what it stands behind."""
+        if len(self._shadowing) >= self.config.limits.concurrent:
+            return
+        task = asyncio.create_task(self._shadow(lane, shadow, upload, body, found))
+        self._shadowing.add(task)
+        task.add_done_callback(self._shadowing.discard)
+
+    async def _shadow(self, lane: Lane, shadow: Lane, upload: reading.Upload, body: bytes, found: Predictions) -> None:
+        try:
+            if shadow.bundle.prepare != lane.bundle.prepare:
+                loop = asyncio.get_running_loop()
+                upload = await loop.run_in_executor(self._decoders, self._read, body, shadow)
+            theirs = await self.ask(shadow, upload.stacked())
+            for watch in self.watches:
+                watch.shadowed(lane, shadow, found, theirs)
+        except Exception:
+            log.exception("shadow %s gave no answer", shadow.bundle.digest)
+
+
+def _joined(parts: Sequence[Predictions]) -> Predictions:
+    if len(parts) == 1:
+        return parts[0]
+    lesions = [part.lesion for part in parts if part.lesion is not None]
+    return Predictions(
+        logit=np.concatenate([part.logit for part in parts]),
+        probability=np.concatenate([part.probability for part in parts]),
+        decision=[decision for part in parts for decision in part.decision],
+        lesion=np.concatenate(lesions) if lesions else None,
+    )

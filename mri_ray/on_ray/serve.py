@@ -1,0 +1,120 @@
+"""The endpoint on Ray Serve: `build` for its config files, replicas that hold bundles, and one machine's own server.
+
+A replica is everything that answers: HTTP, threads that decode, one that computes. A request crosses one process only
+beside Serve's proxy, since each more would cost as much as a small network's answer.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from fastapi import FastAPI
+from ray import serve
+
+from mri_ray import fields
+from mri_ray.archive.storage import Location
+from mri_ray.endpoint import app as apps
+from mri_ray.endpoint import lane, logs
+from mri_ray.endpoint.keys import Keys
+from mri_ray.endpoint.metrics import BATCH
+from mri_ray.endpoint.service import Service
+from mri_ray.endpoint.settings import BundleConfig, Bundles, EndpointConfig
+from mri_ray.errors import MriRayError
+from mri_ray.learn import bundle as bundles
+from mri_ray.on_ray import submit
+from mri_ray.on_ray.watch import emit
+from mri_ray.predict.predictor import Predictions, Predictor
+
+NAME = "Endpoint"  # of the deployment, as config files call it
+_BESIDE = 32  # requests beyond `limits.concurrent` that a replica sees, to refuse them well, or for health and metrics
+
+log = logging.getLogger(__name__)
+
+
+class Endpoint:
+    """One replica. Serve gives it `user_config` when it starts and whenever that changes: which bundles answer."""
+
+    def __init__(self, config: EndpointConfig) -> None:
+        logs.to_stderr()
+        self.config = config
+        self.service = Service(config)
+        self._keys = Keys(config.keys)
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        jobs = submit.RayJobs(self.config.jobs) if self.config.jobs.outputs else None
+        return apps.create(self.service, self._keys, scoring=jobs, emit=emit)
+
+    async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
+        """Load what is new beside what answers, then change over at once.
+
+        What may not answer is refused, and what answers goes on: Serve would end the replica. One that has nothing to
+        go on with raises.
+        """
+        try:
+            await self._change(user_config)
+        except MriRayError as exc:
+            if self.service.lanes is None:
+                raise
+            self.service.refused = type(exc).__name__
+            log.error("bundles refused: %s", exc)  # noqa: TRY400 - the message tells all
+
+    async def _change(self, user_config: Mapping[str, Any]) -> None:
+        wanted = fields.build(Bundles, user_config)
+        known = {each.config.uri: each for each in (self.service.lanes.lanes if self.service.lanes else ())}
+        loop = asyncio.get_running_loop()
+        lanes = [await loop.run_in_executor(None, self._lane, one, known.get(one.uri)) for one in wanted.bundles]
+        self.service.use(lane.Lanes(lanes=lanes))
+        self.service.refused = None
+        log.info("bundles", extra={"facts": {"bundles": [each.bundle.digest for each in lanes]}})
+
+    async def check_health(self) -> None:
+        """Asked by Serve, which replaces a replica that raises."""
+
+    def _lane(self, config: BundleConfig, known: lane.Lane | None) -> lane.Lane:
+        found = bundles.load(Location.of(config.uri, self.config.storage))
+        if known is not None and known.bundle.digest == found.digest:  # what lies at a URI may have changed
+            return lane.Lane(config=config, predictor=known.predictor, ask=known.ask)
+        predictor = Predictor(
+            found, precision=self.config.precision, threads=self.config.threads, engine=self.config.engine
+        )
+        lane.self_test(predictor)
+        return lane.Lane(config=config, predictor=predictor, ask=_batched(predictor, self.config))
+
+
+def _batched(predictor: Predictor, config: EndpointConfig) -> lane.Ask:
+    """What computes the pictures of several requests together, one batch at a time, off the event loop."""
+    thread = ThreadPoolExecutor(1, thread_name_prefix="predict")
+    tags = {"model": config.name, "version": predictor.bundle.digest}
+
+    @serve.batch(
+        max_batch_size=config.batch.size,
+        batch_wait_timeout_s=config.batch.wait_ms / 1000,
+        batch_size_fn=lambda parts: sum(map(len, parts)),
+    )
+    async def ask(parts: Sequence[np.ndarray]) -> list[Predictions]:
+        loop = asyncio.get_running_loop()
+        emit(BATCH, sum(map(len, parts)), tags)
+        return await loop.run_in_executor(thread, lane.together, predictor, parts)
+
+    return ask
+
+
+def build(args: Mapping[str, Any]) -> serve.Application:
+    """The application of Serve's config files; args: fields of `EndpointConfig`. Raises ConfigError."""
+    return application(fields.build(EndpointConfig, args))
+
+
+def application(config: EndpointConfig, **options: Any) -> serve.Application:
+    """options: of the deployment, over those that follow from the config."""
+    ongoing = config.limits.concurrent + _BESIDE
+    deployed = serve.deployment(
+        name=NAME,
+        max_ongoing_requests=ongoing,
+        max_queued_requests=_BESIDE,
+        graceful_shutdown_timeout_s=config.limits.request_s,
+        **options,
+    )
+    return deployed(serve.ingress(None)(Endpoint)).bind(config)

@@ -1,0 +1,163 @@
+"""What /v1/predict answers, by the app alone."""
+
+import base64
+import dataclasses
+import io
+import json
+import logging
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mri_ray.decode.read import read
+from mri_ray.endpoint import answers, reading
+from mri_ray.endpoint.settings import EndpointConfig, LimitsConfig
+from mri_ray.predict.predictor import Predictor
+from mri_ray.prepare.slices import prepare
+from mri_ray.records import Flag, Slice
+from tests.endpoint.small import SIZE, Client, bundle_of, lane_of, png
+
+
+def zipped(**members: bytes) -> bytes:
+    held = io.BytesIO()
+    with zipfile.ZipFile(held, "w") as pack:
+        for name, data in members.items():
+            pack.writestr(name, data)
+    return held.getvalue()
+
+
+def test_one_picture_is_answered_as_the_predictor_answers_it(make, bundle):
+    ask = Client(make())
+    found = ask("POST", "/v1/predict", content=png(3))
+    assert found.status_code == 200
+    document = found.json()
+    (item,) = read(io.BytesIO(png(3)), "x")
+    expected = Predictor(bundle).predict(prepare(item, bundle.prepare).pixels[None])
+    (answer,) = document["slices"]
+    assert answer["probability"] == pytest.approx(float(expected.probability[0]), abs=1e-6)
+    assert (answer["decision"], answer["frame"]) == (expected.decision[0].value, 0)
+    assert document["bundle"] == bundle.digest
+    assert document["study"]["probability"] == answer["probability"]
+    assert document["operating_point"]["threshold"] == 0.4
+    assert document["timings_ms"]["total"] > 0
+    assert document["request_id"] == found.headers["x-request-id"]
+
+
+def test_a_form_gives_the_same_answer_as_the_body_itself(make):
+    ask = Client(make())
+    raw = ask("POST", "/v1/predict", content=png()).json()
+    form = ask("POST", "/v1/predict", files={"file": ("DOE^JANE.png", png())}, data={"note": "text beside it"}).json()
+    assert form["slices"] == raw["slices"]
+    assert "DOE" not in json.dumps(form)
+
+
+def test_a_study_in_a_zip_has_every_slice_a_study_and_what_failed(make):
+    found = Client(make())("POST", "/v1/predict", content=zipped(**{"DOE/1": png(1), "DOE/2": png(2), "bad": b"?"}))
+    assert found.status_code == 200
+    document = found.json()
+    assert [one["member"] for one in document["slices"]] == [0, 1]
+    assert [(one["member"], one["reason"]) for one in document["failed"]] == [(2, "unknown.format")]
+    mean = np.mean([one["probability"] for one in document["slices"]])
+    assert document["study"]["probability"] == pytest.approx(mean, abs=1e-6)
+    assert "DOE" not in found.text
+
+
+@pytest.mark.parametrize("flags", [set(), {Flag.BLANK}, {Flag.LOCALIZER}, {Flag.BLANK, Flag.DERIVED}, {Flag.LOSSY}])
+@pytest.mark.parametrize("number", range(3))
+def test_one_slice_is_the_study_that_tables_make_of_it(bundle, number, flags):
+    picture = reading.upload(png(number), EndpointConfig().decode, bundle.prepare, slices=1).pictures[0]
+    held = dataclasses.replace(picture, flags=frozenset(flags))
+    found = Predictor(bundle).predict(held.pixels[None])
+    threshold, refer = bundle.of_studies
+    quick = answers.of_one(held, float(found.probability[0]), threshold, refer)
+    assert quick == answers.of_several([answers.row(held, found, 0)], threshold, refer)
+
+
+def test_a_heat_map_lies_over_the_prepared_picture(make):
+    found = Client(make())("POST", "/v1/predict?heatmap=png", content=png())
+    image = Image.open(io.BytesIO(base64.b64decode(found.json()["slices"][0]["heatmap"])))
+    assert (image.size, image.mode) == ((SIZE, SIZE), "RGB")
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "reason"),
+    [
+        (b"no picture", 415, "unknown.format"),
+        (b"GIF89a" + bytes(40), 415, "unsupported.format"),
+        (png()[:60], 422, None),
+        (png(side=8), 422, "undersized.image"),
+        (b"", 422, None),
+        (zipped(), 422, "empty.pack"),
+    ],
+)
+def test_what_gives_no_slice_is_a_problem_with_its_reason(make, body, status, reason):
+    found = Client(make())("POST", "/v1/predict", content=body)
+    assert found.status_code == status
+    assert found.headers["content-type"] == "application/problem+json"
+    document = found.json()
+    assert {"type", "title", "status", "detail"} <= document.keys()
+    if reason:
+        assert (document["reason"], bool(document["remedy"])) == (reason, True)
+
+
+def test_more_slices_than_allowed_are_too_large(make):
+    found = Client(make(limits=LimitsConfig(slices=1)))("POST", "/v1/predict", content=zipped(a=png(1), b=png(2)))
+    assert (found.status_code, found.json()["reason"]) == (413, "oversized.frames")
+
+
+def test_traffic_is_shared_and_a_shadow_is_asked_but_not_believed(make):
+    first, second, shadow = (bundle_of(seed) for seed in (1, 2, 3))
+    lanes = [lane_of(first, share=1), lane_of(second, share=3), lane_of(shadow, shadow=True)]
+    app = make(lanes=lanes)
+    told = []
+
+    class Watching:
+        def scored(self, lane, upload, found, timings_ms):
+            pass
+
+        def shadowed(self, lane, shadow, found, theirs):
+            told.append((lane.bundle.digest, shadow.bundle.digest, found.probability, theirs.probability))
+
+    app.state.service.watches.append(Watching())
+    ids = [f"{number:08d}" for number in range(40)]
+    ask = Client(app)
+    by = [ask("POST", "/v1/predict", content=png(), headers={"X-Request-ID": one}).json()["bundle"] for one in ids]
+    assert by.count(first.digest) + by.count(second.digest) == 40
+    assert 1 <= by.count(first.digest) < by.count(second.digest)
+    again = ask("POST", "/v1/predict", content=png(), headers={"X-Request-ID": ids[0]})
+    assert again.json()["bundle"] == by[0]
+    assert told
+    assert {entry[1] for entry in told} == {shadow.digest}
+
+
+def test_logs_tell_ids_and_counts_and_no_names(make, caplog):
+    with caplog.at_level(logging.INFO, "mri_ray"):
+        Client(make())("POST", "/v1/predict?heatmap=png", files={"file": ("DOE^JANE.png", png())})
+    facts = [record.facts for record in caplog.records if hasattr(record, "facts")]
+    assert any(entry.get("key_id") == "local" and sum(entry["decisions"].values()) == 1 for entry in facts)
+    assert any(entry.get("status") == 200 for entry in facts)
+    assert "DOE" not in json.dumps(facts)
+
+
+def test_before_a_bundle_is_loaded_nothing_is_ready(make):
+    app = make()
+    app.state.service._lanes = None
+    ask = Client(app)
+    assert ask("GET", "/healthz").status_code == 200
+    for method, path in (("GET", "/readyz"), ("POST", "/v1/predict"), ("GET", "/v1/model")):
+        found = ask(method, path, content=png())
+        assert (found.status_code, found.headers["retry-after"]) == (503, "1")
+
+
+def test_the_model_is_told(make, bundle):
+    (told,) = Client(make())("GET", "/v1/model").json()["bundles"]
+    assert (told["bundle"], told["input_size"], told["labels"]) == (bundle.digest, SIZE, ["normal", "tumor"])
+
+
+def test_slices_of_the_decoder_are_those_of_the_upload(bundle):
+    found = reading.upload(zipped(a=png(1), b=png(2)), EndpointConfig().decode, bundle.prepare, slices=9)
+    items = [item for item in read(io.BytesIO(zipped(a=png(1), b=png(2))), "x") if isinstance(item, Slice)]
+    for picture, item in zip(found.pictures, items, strict=True):
+        assert np.array_equal(picture.pixels, prepare(item, bundle.prepare).pixels)
