@@ -44,6 +44,8 @@ def test_the_bundle_is_that_of_the_results(trained):
     assert set(results["bundle_digest"].to_pylist()) == {bundle.digest} == {trained["bundle_digest"]}
     assert bundle.metrics == trained["metrics"]
     assert bundle.training["counts"] == trained["split"]
+    assert 0 < bundle.reference["rows"] <= trained["split"]["validation"]["rows"]
+    assert set(bundle.reference["numbers"]) == {"probability", "level"}
 
 
 def test_the_best_epoch_is_kept_and_its_figures_are_those_of_the_results(trained):
