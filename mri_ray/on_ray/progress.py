@@ -136,12 +136,16 @@ class History:
         return {"seconds": round(seconds, 3), **{name: done.get(name, 0) for name in names}}
 
 
+def queue_here() -> Queue:
+    """A queue on its owner's node: on another one, that may go, what is in it would be lost, as all that comes."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
+
+
 @contextmanager
 def relayed(tell: Callable[[dict[str, Any]], None]) -> Iterator[Queue]:
     """A queue for workers; each text put into it becomes a line of the driver's log, each mapping is told."""
-    # On the driver's node: on another one, that may go, what the workers say would be lost from then on.
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
+    queue = queue_here()
 
     def relay() -> None:
         while (item := queue.get()) is not None:

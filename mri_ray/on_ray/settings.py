@@ -75,7 +75,7 @@ class TrainSettings:
     batch_size: int = 32
     accumulate: int = 1
     balance: Literal["none", "weights", "sampling"] = "none"
-    patience: int | None = 8  # epochs without a better one (`train_worker.best_epoch`); None: never stop early
+    patience: int | None = 8  # epochs without a better one (`learn.best`); None: never stop early
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     window_rows: int = 1024
     max_failures: int = 2  # restarts of the worker group

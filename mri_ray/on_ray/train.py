@@ -24,6 +24,7 @@ from mri_ray.cohort.held_out import divisions
 from mri_ray.cohort.lesions import Lesions, lesions
 from mri_ray.cohort.split import SIDES, TEST, TRAIN, VALIDATION
 from mri_ray.learn import bundle as bundles
+from mri_ray.learn.best import best_epoch
 from mri_ray.learn.bundle import Bundle
 from mri_ray.learn.model import build, count_parameters
 from mri_ray.learn.operate import settled
@@ -335,7 +336,7 @@ class Training(LabelledJob):
         return TrainingFacts(
             **self.facts(bundle, found, results, self.labels_of(results), labelled, seen),
             history=history,
-            best_epoch=train_worker.best_epoch(history),
+            best_epoch=best_epoch(history),
             split_by=self.settings.split.by,
             split=cohort.counts(),
             leakage=asdict(cohort.leakage),

@@ -21,6 +21,7 @@ from ray.util.queue import Queue
 from torch import nn
 
 from mri_ray.archive.storage import Location
+from mri_ray.learn.best import best_epoch
 from mri_ray.learn.checkpoint import load_checkpoint, save_checkpoint
 from mri_ray.learn.device import Precision, choose_precision, place
 from mri_ray.learn.loop import Sums, evaluate_batches, train_steps
@@ -36,7 +37,6 @@ from mri_ray.prepare.augment import AugmentConfig
 
 EVALUATION_BATCH = 64
 BEST = "best.safetensors"  # weights of the best epoch so far, carried along in every checkpoint
-_NOISE = 0.005  # of validation AUROCs that are no better or worse than each other
 
 Epoch = dict[str, Any]  # one line of the history: what the learning curves show
 
@@ -114,24 +114,6 @@ def train(config: dict[str, Any]) -> None:
             }
         )
         worker.report(history, is_best=worker.task.last or best_epoch(history) == epoch + 1)
-
-
-def best_epoch(history: list[Epoch]) -> int:
-    """The epoch that is kept, from 1: one replaces another by a validation AUROC that is higher by more than _NOISE.
-
-    Within that, by a lower loss, or with a mask head by more Dice and less loss: the AUROC of few groups is at its top,
-    and noise from there on, long before the network has learned. One by one: what is kept is then told as it comes.
-    """
-    kept = history[0]
-    for line in history[1:]:
-        gained = (line["validation_auroc"] or 0.0) - (kept["validation_auroc"] or 0.0)
-        if gained > _NOISE or (gained >= -_NOISE and _worth(line) > _worth(kept)):
-            kept = line
-    return kept["epoch"]
-
-
-def _worth(line: Epoch) -> float:
-    return line.get("validation_dice", 0.0) - line["validation_loss"]
 
 
 class _Worker:

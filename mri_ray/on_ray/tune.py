@@ -26,6 +26,7 @@ from mri_ray.archive.storage import Location
 from mri_ray.cohort.assemble import Cohort
 from mri_ray.cohort.split import TEST, TRAIN, VALIDATION
 from mri_ray.errors import ConfigError, SplitError, TrainingFailed
+from mri_ray.learn.best import best_epoch
 from mri_ray.learn.bundle import Bundle
 from mri_ray.on_ray import cluster, curves, fit, ingest, progress, train_worker, tune_search, tune_trial
 from mri_ray.on_ray.masks import bring
@@ -94,9 +95,14 @@ class _Search(Training):
         with self.record.stage("training"):
             if self._run.tune.folds or best.checkpoint is None:
                 return cohort, *self.fit(cohort)
-            filesystem, _ = place.arrow()
-            with ray.train.Checkpoint(best.checkpoint, filesystem).as_directory() as folder:
-                return cohort, *train_worker.read_checkpoint(Path(folder))
+            with tune_trial.checkpoint(place, best.checkpoint).as_directory() as folder:
+                weights, history = train_worker.read_checkpoint(Path(folder))
+            if best.best is not None and best_epoch(history) != best.best["epoch"]:
+                self.warn(
+                    f"trial {best.name} went on until it was ended: the bundle is of epoch {best_epoch(history)}, "
+                    f"the trial's figures are of epoch {best.best['epoch']}"
+                )
+            return cohort, weights, history
 
     def final(self, bundle: Bundle, cohort: Cohort) -> tuple[Bundle, Cohort]:
         if self._run.tune.final == "checkpoint":
@@ -271,6 +277,7 @@ class _Search(Training):
         if "fault" in item:
             ledger.faults[number] = item["fault"]
             return
+        ledger.said.setdefault(number, {})[item["epoch"]] = item
         curves.tell(self.output / curves.FOLDER / f"trial-{number:04}", item)
 
     def _settle_on(self, best: Trial, cohort: Cohort) -> Cohort:

@@ -49,6 +49,7 @@ class Ledger(tune.Callback):
         self._place, self._run, self._taught = place / TRIALS, run, taught
         self.trials = {one.number: one for one in told(place)}
         self.faults: dict[int, str] = {}
+        self.said: dict[int, dict[int, dict[str, Any]]] = {}  # by trial and epoch, what workers themselves have told
         self.over: str | None = None  # the budget that ended the search
         self._by_itself: set[int] = set()  # whose last epoch, or patience, has ended them
 
@@ -70,15 +71,23 @@ class Ledger(tune.Callback):
             return
         if "cloned" in result:
             one = self._moved(one, result["cloned"], result["settings"])
-        figures = {key: line[key] for key in _LINE if line.get(key) is not None}
-        one = replace(
-            one.heard(figures),
-            checkpoint=line.get("checkpoint") or one.checkpoint,
-            seconds=one.seconds + (0.0 if line.get("retold") else line.get("seconds", 0.0)),
-            ms_per_image=result["ms_per_image"],
-            parameters=result["parameters"],
+        for missed in self._missed(one, line["epoch"]):
+            one = _heard(one, missed)
+        self._keep(
+            replace(
+                _heard(one, line),
+                checkpoint=line.get("checkpoint") or one.checkpoint,
+                ms_per_image=result["ms_per_image"],
+                parameters=result["parameters"],
+            )
         )
-        self._keep(one)
+
+    def _missed(self, one: Trial, epoch: int) -> list[dict[str, Any]]:
+        """Epochs before this one whose checkpoints are kept, but that a kill or a fault came before the telling of."""
+        if self._run.tune.folds:
+            return []
+        known, said = {line["epoch"] for line in one.history}, self.said.get(one.number, {})
+        return [said[number] for number in range(1, epoch) if number in said and number not in known]
 
     def _moved(self, one: Trial, cloned: dict[str, Any], settings: Values) -> Trial:
         """As it is after it has left its own way for another's, if that is news."""
@@ -99,7 +108,7 @@ class Ledger(tune.Callback):
         one = self.trials[trial.config[POINT]["number"]]
         if one.state in ENDED:
             return
-        if one.number in self._by_itself:
+        if self._is_done(one):
             self._end(one, State.DONE, None)
         elif self.over:
             self._end(one, State.CUT, self.over)
@@ -129,10 +138,16 @@ class Ledger(tune.Callback):
         """What Ray Tune has let go of without a word, when the budget was over."""
         self._free(())
         for one in list(self.trials.values()):
-            if one.state not in ENDED:
-                self._end(
-                    one, State.DONE if one.number in self._by_itself else State.CUT, self.over or "the search ended"
-                )
+            if one.state in ENDED:
+                continue
+            if self._is_done(one):
+                self._end(one, State.DONE, None)
+            else:
+                self._end(one, State.CUT, self.over or "the search ended")
+
+    def _is_done(self, one: Trial) -> bool:
+        """By itself; at its last epoch none is stopped or cut."""
+        return one.number in self._by_itself or len(one.history) >= one.planned
 
     @property
     def worker_seconds(self) -> float:
@@ -169,6 +184,13 @@ _LINE = (
     *("epoch", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "validation_auroc"),
     *("validation_dice", "images_per_s", "waiting", "seconds", "epochs_run"),
 )
+
+
+def _heard(one: Trial, line: dict[str, Any]) -> Trial:
+    """With one more line and its seconds; one that is told again after a restart has not been run again."""
+    again = any(known["epoch"] == line["epoch"] for known in one.history)
+    figures = {key: line[key] for key in _LINE if line.get(key) is not None}
+    return replace(one.heard(figures), seconds=one.seconds + (0.0 if again else line.get("seconds", 0.0)))
 
 
 def told(place: Location) -> list[Trial]:
@@ -312,10 +334,9 @@ def _replay(made: TrialScheduler, ended: Sequence[Trial]) -> None:
             continue
         before: Any = _Before(one.name)
         made.on_trial_add(_NOBODY, before)
-        best = 0.0
-        for line in one.history:
-            best = max(best, line.get("validation_auroc") or 0.0)
-            made.on_trial_result(_NOBODY, before, {"epoch": line["epoch"], "auroc": best})
+        for seen, line in enumerate(one.history, start=1):
+            area = replace(one, history=one.history[:seen]).auroc or 0.0
+            made.on_trial_result(_NOBODY, before, {"epoch": line["epoch"], "auroc": area})
 
 
 _NOBODY: Any = SimpleNamespace(get_live_trials=list)  # a controller without trials that wait

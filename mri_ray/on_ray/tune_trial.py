@@ -19,8 +19,9 @@ from ray.util.queue import Empty, Queue
 from mri_ray.archive.identity import digest, digest_json
 from mri_ray.archive.storage import Location
 from mri_ray.errors import MriRayError
+from mri_ray.learn.best import best_line
 from mri_ray.learn.plan import Rows
-from mri_ray.on_ray import fit, train_worker
+from mri_ray.on_ray import fit, progress, train_worker
 from mri_ray.on_ray.settings import TuneRun
 from mri_ray.on_ray.stream import Prepared
 from mri_ray.predict.cost import ms_per_image
@@ -105,6 +106,18 @@ def rooms(mark: int) -> dict[int, PlacementGroup]:
     return found
 
 
+def checkpoint(place: Location, path: str) -> ray.train.Checkpoint:
+    """What the ledger names; where that is gone, since its training went on until it was ended, the next that is there.
+
+    Of what comes after it the first is whole: it was, before older ones went.
+    """
+    filesystem, _ = place.arrow()
+    above, _, name = path.rpartition("/")
+    keys = (place / RUNS / above.rpartition("/")[2]).keys()
+    there = {key.partition("/")[0] for key in keys if key.endswith(f"/{train_worker.BEST}")}
+    return ray.train.Checkpoint(f"{above}/{min((one for one in there if one >= name), default=name)}", filesystem)
+
+
 def train(config: Mapping[str, Any], ground: Ground) -> None:
     """The function that Ray Tune runs. config: POINT {number, settings, checkpoint}; settings change in flight by PBT.
 
@@ -129,7 +142,7 @@ class _Trial:
         self._run = ground.run.with_values(settings)
         self._rounds = ground.rounds[self._run.prepare.digest()]
         self._moving = ground.run.tune.scheduler == "pbt"
-        self._best = 0.0
+        self._seen: list[dict[str, Any]] = []
 
     def run(self, before: str | None) -> None:
         cost, parameters = ms_per_image(self._run.model, self._run.prepare)
@@ -167,17 +180,17 @@ class _Trial:
         for fold in range(len(self._rounds.sides)):
             name = self._digest(fold)
             history = list(self._lines(name, fold, None))
-            found.append(history[train_worker.best_epoch(history) - 1] | {"seconds": _seconds(history)})
+            found.append(best_line(history) | {"seconds": _seconds(history)})
             figures = ("validation_auroc", "validation_loss", "validation_accuracy", "train_loss")
             mean = {key: _mean([line.get(key) for line in found]) for key in figures}
             line = mean | {"epoch": fold + 1, "seconds": found[-1]["seconds"], "epochs_run": len(history)}
-            self._best = 0.0  # a mean that falls is worse, unlike an epoch
+            self._seen.clear()  # a mean that falls is worse, unlike an epoch
             self._tell(line)
         self._tell(line, ended=True)
 
     def _lines(self, name: str, fold: int, start: Location | None) -> Iterator[dict[str, Any]]:
         """The epochs of a training as their checkpoints are kept; when it has ended, those that were not told of."""
-        queue = Queue(actor_options={"num_cpus": 0})
+        queue = progress.queue_here()
         seen = 0
         try:
             with ThreadPoolExecutor(1) as pool:
@@ -193,7 +206,7 @@ class _Trial:
             history = train_worker.read_checkpoint(Path(folder))[1]
         for line in history:  # of an earlier life, which was killed before it could tell
             if line["epoch"] > seen:
-                yield line | {"checkpoint": result.checkpoint.path, "retold": True}
+                yield line | {"checkpoint": result.checkpoint.path}
 
     def _fit(self, name: str, fold: int, start: Location | None, queue: Queue) -> ray.train.Result:
         run, ground = self._run, self._ground
@@ -211,7 +224,9 @@ class _Trial:
                 run.train, cpus=None if ground.share.gpus else ground.share.cpus, mark=ground.mark_of(self._number)
             ),
             max_failures=0,  # Ray Tune restarts the trial, and counts
-            keep=None if self._moving else 1,  # others go on from where it was some epochs ago
+            keep=None
+            if self._moving
+            else 2,  # one may come while the trial is ended; of a population others go on from all
             callbacks=[Registered(queue)],
             kind=_Trainer,
         )
@@ -221,8 +236,10 @@ class _Trial:
             raise fit.named(exc) from exc
 
     def _tell(self, line: dict[str, Any], *, ended: bool = False) -> None:
-        self._best = max(self._best, line.get("validation_auroc") or 0.0)
-        metrics = self._shared | {"line": line, "auroc": self._best, "ended": ended}
+        if not ended:
+            self._seen.append(line)
+        area = best_line(self._seen).get("validation_auroc") or 0.0
+        metrics = self._shared | {"line": line, "auroc": area, "ended": ended}
         if not (self._moving and line["epoch"] >= self._run.train.epochs):  # then nothing is left to change
             metrics["epoch"] = line["epoch"]
         if not self._moving:

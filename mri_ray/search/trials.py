@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from mri_ray.learn.best import best_line
 from mri_ray.search.space import Values
 
 
@@ -60,9 +61,14 @@ class Trial:
 
     @property
     def best(self) -> dict[str, Any] | None:
-        """The line with the highest validation AUROC."""
-        told = [line for line in self.history if line.get("validation_auroc") is not None]
-        return max(told, key=lambda line: line["validation_auroc"], default=None)
+        """The line that its figures are of: that of the epoch in its checkpoint; of folds the last, the mean of all."""
+        if all(line.get("validation_auroc") is None for line in self.history):
+            return None
+        return self.history[-1] if self.folded else best_line(self.history)
+
+    @property
+    def folded(self) -> bool:
+        return any("epochs_run" in line for line in self.history)
 
     @property
     def auroc(self) -> float | None:
@@ -74,8 +80,8 @@ class Trial:
 
     def heard(self, line: dict[str, Any]) -> "Trial":
         """With one more line; one of an epoch that is known (after a restart) takes the old one's place."""
-        before = tuple(old for old in self.history if old["epoch"] < line["epoch"])
-        return replace(self, history=(*before, line))
+        others = [old for old in self.history if old["epoch"] != line["epoch"]]
+        return replace(self, history=tuple(sorted([*others, line], key=lambda one: one["epoch"])))
 
     def text(self) -> str:
         return json.dumps(asdict(self), allow_nan=False)
@@ -143,8 +149,12 @@ def usable(trials: Iterable[Trial]) -> list[Trial]:
 
 
 def winner(trials: Iterable[Trial], *, tolerance: float = 0.0, cost: bool = False) -> Trial | None:
-    """The highest AUROC; with cost the cheapest within `tolerance` of it. Of equals the earlier one."""
+    """The highest AUROC; with cost the cheapest within `tolerance` of it. Of equals the earlier one.
+
+    A mean over a few of the folds is no match for one over all: such a trial wins only where no other is there.
+    """
     told = usable(trials)
+    told = [one for one in told if not one.folded or len(one.history) >= one.planned] or told
     if not told:
         return None
     best = max(one.auroc or 0.0 for one in told)

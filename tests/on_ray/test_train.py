@@ -17,7 +17,6 @@ from mri_ray.errors import ArchiveNotFound, ConfigError, LabelError, TooManyQuar
 from mri_ray.learn import bundle as bundles
 from mri_ray.on_ray import audit, train
 from mri_ray.on_ray.settings import AuditRun, TrainRun
-from mri_ray.on_ray.train_worker import best_epoch
 
 
 def table(uri: str):
@@ -54,17 +53,6 @@ def test_the_best_epoch_is_kept_and_its_figures_are_those_of_the_results(trained
     # While it trains on a processor with bf16 the dense layers compute in bf16 too; the predictor's do in float64.
     assert validation["loss"] == pytest.approx(best["validation_loss"], abs=1e-3)
     assert validation["accuracy"] == pytest.approx(best["validation_accuracy"])
-
-
-def test_the_best_epoch_is_that_of_the_lowest_loss_where_auroc_is_alike_and_counts_masks():
-    areas, losses = (None, 0.97, 0.996, 0.994, 0.95, 0.993), (0.7, 0.2, 0.16, 0.08, 0.05, 0.09)
-    plain = [
-        {"epoch": 1 + i, "validation_auroc": area, "validation_loss": loss}
-        for i, (area, loss) in enumerate(zip(areas, losses, strict=True))
-    ]
-    assert [best_epoch(plain[:seen]) for seen in range(1, 7)] == [1, 2, 3, 4, 4, 4]
-    marked = [line | {"validation_dice": 0.1 * line["epoch"]} for line in plain]
-    assert best_epoch(marked) == 6
 
 
 def test_one_worker_and_two_learn_from_the_same_rows_and_a_cache_is_used(

@@ -1,6 +1,7 @@
 """Trials as they are written down, and what a table of them tells."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -8,7 +9,8 @@ from mri_ray.search.trials import Change, State, Trial, best_so_far, cost, front
 
 
 def trial(number: int, areas: list[float | None], state: State = State.DONE, **more) -> Trial:
-    history = tuple({"epoch": k + 1, "validation_auroc": area, "seconds": 9.0} for k, area in enumerate(areas))
+    lines = ({"validation_auroc": area, "validation_loss": 1 - (area or 0.0), "seconds": 9.0} for area in areas)
+    history = tuple({"epoch": k, **line} for k, line in enumerate(lines, start=1))
     values = {"settings": {"model.width": 8}, "planned": 4, "seconds": 9.0 * len(areas), "workers": 2}
     return Trial(number=number, state=state, history=history, **values | more)
 
@@ -20,9 +22,27 @@ def test_a_trial_survives_being_written():
 
 
 def test_an_epoch_that_is_told_again_takes_the_old_ones_place():
-    one = trial(0, [0.5, 0.6, 0.7]).heard({"epoch": 2, "validation_auroc": 0.9})
-    assert [(line["epoch"], line["validation_auroc"]) for line in one.history] == [(1, 0.5), (2, 0.9)]
+    one = trial(0, [0.5, 0.6, 0.7]).heard({"epoch": 2, "validation_auroc": 0.9, "validation_loss": 0.1})
+    assert [(line["epoch"], line["validation_auroc"]) for line in one.history] == [(1, 0.5), (2, 0.9), (3, 0.7)]
     assert one.auroc == 0.9
+
+
+def test_the_figure_is_that_of_the_epoch_in_the_checkpoint():
+    one = trial(0, [])
+    for epoch, (area, loss) in enumerate([(0.9, 0.5), (0.953, 0.4), (0.95, 0.2)], start=1):
+        one = one.heard({"epoch": epoch, "validation_auroc": area, "validation_loss": loss})
+    assert (one.auroc, one.best["epoch"]) == (0.95, 3)
+
+
+def test_the_figure_of_folds_is_the_mean_of_all_of_them():
+    def folded(number: int, means: list[float]) -> Trial:
+        one = trial(number, means, State.CUT, planned=3)
+        return replace(one, history=tuple(line | {"epochs_run": 2} for line in one.history))
+
+    whole, lucky = folded(0, [0.95, 0.91, 0.9]), folded(1, [0.99])
+    assert whole.auroc == 0.9
+    assert winner([whole, lucky]).number == 0
+    assert winner([lucky]).number == 1
 
 
 def test_the_winner_has_not_failed_and_the_cheapest_of_the_best_may_win():
