@@ -112,11 +112,10 @@ def answer(
     timings_ms: Mapping[str, float],
 ) -> Answer:
     """heat: (N, S, S) as of `predict.heatmap`, None where it was not asked for. shown: whether pictures were."""
-    numbers = _members(given)
     size = bundle.prepare.size
     slices = [
         SliceAnswer(
-            member=numbers.get(picture.member),
+            member=_number(given, picture.member),
             frame=picture.frame,
             probability=float(found.probability[at]),
             decision=found.decision[at],
@@ -129,7 +128,10 @@ def answer(
     ]
     failed = [
         FailedSlice(
-            member=numbers.get(failure.member), frame=failure.frame, reason=failure.reason.value, detail=failure.detail
+            member=_number(given, failure.member),
+            frame=failure.frame,
+            reason=failure.reason.value,
+            detail=failure.detail,
         )
         for failure in given.failures
     ]
@@ -197,11 +199,8 @@ def row(picture: Picture, found: Predictions, at: int) -> dict[str, Any]:
     }
 
 
-def _members(given: Upload) -> dict[str | None, int]:
-    """Numbers of the members of a pack, in the order stored: their names may be those of patients."""
-    names = {picture.number: picture.member for picture in given.pictures}
-    order = [names[number] for number in sorted(names)] + [failure.member for failure in given.failures]
-    return {name: number for number, name in enumerate(dict.fromkeys(name for name in order if name is not None))}
+def _number(given: Upload, member: str | None) -> int | None:
+    return None if member is None else given.members.get(member)
 
 
 def _png(pixels: np.ndarray) -> str:

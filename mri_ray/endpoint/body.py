@@ -20,12 +20,20 @@ async def whole(request: Request) -> bytes:
     kind = Message()
     kind["content-type"] = request.headers.get("content-type", "")
     if kind.get_content_type() == FORM:
-        body = await _file_of_form(request, kind.get_param("boundary"))
+        body = await _file_of_form(request, _param(kind, "content-type", "boundary"))
     else:
         body = b"".join([chunk async for chunk in request.stream()])
     if not body:
         raise Problem(422, "a body must hold an object, got 0 bytes")
     return body
+
+
+def _param(told: Message, header: str, name: str) -> object:
+    """None where it is not there or cannot be understood: on parameters in broken parts `email` raises."""
+    try:
+        return told.get_param(name, header=header)
+    except (TypeError, ValueError):
+        return None
 
 
 async def _file_of_form(request: Request, boundary: object) -> bytes:
@@ -80,7 +88,7 @@ class _Files:
         if self._name.lower() == b"content-disposition":
             told = Message()
             told["content-disposition"] = self._value.decode("latin-1").replace("\r", " ").replace("\n", " ")
-            self._is_file = told.get_param("filename", header="content-disposition") is not None
+            self._is_file = _param(told, "content-disposition", "filename") is not None
         self._name = self._value = b""
 
     def _headers_finished(self) -> None:

@@ -120,15 +120,22 @@ def needs(role: str) -> Callable[[Request], Caller]:
 def _check_loopback(request: Request) -> None:
     """Without keys: from this machine, to this machine, by no web page of another place and through no proxy."""
     ends = (request.scope.get("client"), request.scope.get("server"))
-    host = urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
+    host = _host_of(request.headers.get("host", ""))
     origin = request.headers.get("origin")
     if (
         not all(end is not None and _is_loopback(str(end[0])) for end in ends)
         or not (host == "localhost" or _is_loopback(host))
         or any(name in request.headers for name in _FORWARDED)
-        or (origin is not None and origin != f"{request.url.scheme}://{request.headers.get('host')}")
+        or (origin is not None and origin != f"{request.scope['scheme']}://{request.headers.get('host')}")
     ):
         raise Problem(403, "without keys only this machine itself is answered, over its loopback interface")
+
+
+def _host_of(header: str) -> str:
+    try:
+        return urlsplit(f"//{header}").hostname or ""
+    except ValueError:  # as of brackets that are not closed
+        return ""
 
 
 def _is_loopback(host: str) -> bool:

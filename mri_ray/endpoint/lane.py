@@ -54,7 +54,8 @@ class Lanes:
         return answering[-1]
 
     def of(self, digest: str) -> Lane | None:
-        return next((lane for lane in self.lanes if lane.bundle.digest == digest), None)
+        """The one of a digest that may answer: no shadow."""
+        return next((one for one in self.lanes if one.bundle.digest == digest and not one.config.shadow), None)
 
 
 def self_test(predictor: Predictor) -> None:

@@ -14,11 +14,14 @@ from typing import Any
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from mri_ray.endpoint.problems import Problem
+
 AUDIT, ACCESS = "mri_ray.audit", "mri_ray.access"
 HEADER = "X-Request-ID"
 _GIVEN = re.compile(rb"[A-Za-z0-9-]{8,64}")
 _request_id: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", default="")
 
+log = logging.getLogger(__name__)
 audit_log, access_log = logging.getLogger(AUDIT), logging.getLogger(ACCESS)
 
 
@@ -61,7 +64,10 @@ def audit(event: str, key_id: str, facts: Mapping[str, Any]) -> None:
 
 
 class Requests:
-    """ASGI middleware: gives each request its id, a line in the log, and the headers that keep browsers safe."""
+    """ASGI middleware: gives each request its id, a line in the log, and the headers that keep browsers safe.
+
+    What nobody foresaw ends here: servers log messages of errors, and those may name patients.
+    """
 
     def __init__(self, app: ASGIApp, *, headers: Mapping[str, str]) -> None:
         self._app, self._headers = app, headers
@@ -73,12 +79,12 @@ class Requests:
         given = dict(scope["headers"]).get(HEADER.lower().encode(), b"")
         own = given.decode() if _GIVEN.fullmatch(given) else uuid.uuid4().hex
         token = _request_id.set(own)
-        began, status = time.perf_counter(), 500
+        began, status, answered = time.perf_counter(), 500, False
 
         async def send_on(message: Message) -> None:
-            nonlocal status
+            nonlocal status, answered
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, answered = message["status"], True
                 headers = MutableHeaders(scope=message)
                 if own.encode() != given:  # who gave it knows it; Serve's proxy adds the one that it gave
                     headers[HEADER] = own
@@ -88,6 +94,11 @@ class Requests:
 
         try:
             await self._app(scope, receive, send_on)
+        except Exception:
+            log.exception("an error nobody foresaw")
+            if not answered:
+                problem = Problem(500, "an error nobody foresaw; the log has it under the request's id")
+                await problem.response()(scope, receive, send_on)
         finally:
             route = getattr(scope.get("route"), "path", None)  # the pattern: a path may hold a UID
             took = round((time.perf_counter() - began) * 1000, 1)

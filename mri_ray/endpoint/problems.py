@@ -66,12 +66,14 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def of_validation(request: Request, exc: RequestValidationError) -> JSONResponse:
         # Not what was sent: it may name a patient.
-        faults = [{"at": [str(part) for part in fault["loc"]], "fault": fault["type"]} for fault in exc.errors()]
+        faults = [{"at": _place(fault), "fault": fault["type"]} for fault in exc.errors()]
         return Problem(422, "the request does not fit its description", faults=faults).response()
 
-    @app.exception_handler(Exception)
-    async def of_anything(request: Request, exc: Exception) -> JSONResponse:
-        return Problem(500, "an error nobody foresaw; the log has it under the request's id").response()
+
+def _place(fault: Mapping[str, Any]) -> list[str]:
+    """Where it is; without the name of a member that nobody knows, which is what was sent too."""
+    parts = [str(part) for part in fault["loc"]]
+    return parts[:-1] if fault["type"] == "extra_forbidden" else parts
 
 
 def described(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -1,8 +1,8 @@
 """The bytes of a request -> prepared slices, by the decoders and the preparation of batch."""
 
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -37,10 +37,14 @@ class Picture:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Upload:
-    """What a request's object held: in the order stored, the slices and what failed beside them."""
+    """What a request's object held: in the order stored, the slices and what failed beside them.
+
+    members: of a pack, by their names, their numbers in the order stored; names may be those of patients.
+    """
 
     pictures: Sequence[Picture]
     failures: Sequence[Failure]
+    members: Mapping[str, int] = field(default_factory=dict)
 
     def stacked(self) -> np.ndarray:
         return np.stack([picture.pixels for picture in self.pictures])
@@ -50,9 +54,12 @@ def upload(body: bytes, decode: DecodeConfig, settings: PrepareConfig, *, slices
     """Raises Problem where there is no slice, or more than `slices`."""
     pictures: list[Picture] = []
     failures: list[Failure] = []
+    members: dict[str, int] = {}
     for number, item in enumerate(read(io.BytesIO(body), _WHERE, decode)):
         if number >= slices:
             raise Problem(413, f"an object may hold {slices} slices at most", reason="oversized.frames")
+        if item.member is not None:
+            members.setdefault(item.member, len(members))
         if isinstance(item, Failure):
             failures.append(item)
             continue
@@ -70,7 +77,7 @@ def upload(body: bytes, decode: DecodeConfig, settings: PrepareConfig, *, slices
         pictures.append(picture)
     if not pictures:
         raise _refusal(failures)
-    return Upload(pictures=pictures, failures=failures)
+    return Upload(pictures=pictures, failures=failures, members=members)
 
 
 def _refusal(failures: Sequence[Failure]) -> Problem:

@@ -47,10 +47,12 @@ def boundary_of(content_type: str | None, media: str = "application/dicom") -> b
     message["Content-Type"] = content_type or "text/plain"
     if message.get_content_type() != "multipart/related":
         raise RelatedError(f'Content-Type: must be multipart/related; type="{media}", got another', 415)
-    told = message.get_param("type")
+    try:
+        told, boundary = message.get_param("type"), message.get_boundary("")
+    except (TypeError, ValueError) as exc:  # of parameters in broken parts
+        raise RelatedError("Content-Type: must be well formed, got something else") from exc
     if told is not None and str(told).lower() != media:
         raise RelatedError(f'Content-Type: type must be "{media}", got another', 415)
-    boundary = message.get_boundary("")
     assert isinstance(boundary, str)
     if not 1 <= len(boundary) <= _LONGEST_BOUNDARY or not boundary.isascii():
         raise RelatedError(

@@ -55,11 +55,14 @@ class Endpoint:
         """
         try:
             await self._change(user_config)
-        except MriRayError as exc:
+        except Exception as exc:  # storage that does not answer, memory of a GPU that is full, ...
             if self.service.lanes is None:
                 raise
             self.service.refused = type(exc).__name__
-            log.error("bundles refused: %s", exc)  # noqa: TRY400 - the message tells all
+            if isinstance(exc, MriRayError):
+                log.error("bundles refused: %s", exc)  # noqa: TRY400 - the message tells all
+            else:
+                log.exception("bundles refused")
 
     async def _change(self, user_config: Mapping[str, Any]) -> None:
         wanted = fields.build(Bundles, user_config)
@@ -114,7 +117,7 @@ def application(config: EndpointConfig, **options: Any) -> serve.Application:
         name=NAME,
         max_ongoing_requests=ongoing,
         max_queued_requests=_BESIDE,
-        graceful_shutdown_timeout_s=config.limits.request_s,
+        graceful_shutdown_timeout_s=config.limits.body_s + config.limits.request_s,
         **options,
     )
     return deployed(serve.ingress(None)(Endpoint)).bind(config)

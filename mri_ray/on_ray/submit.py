@@ -34,13 +34,15 @@ class RayJobs:
         job_id = f"mri-{uuid.uuid4().hex}"
         # As JSON, which is YAML: whatever stands in a URI, it stays one text.
         given = [f"{name}={json.dumps(value)}" for name, value in job.model_dump().items()]
-        await self._call(
+        submitted = await self._call(
             "submit_job",
             entrypoint=shlex.join(["python", "-m", "jobs.score", *given]),
             submission_id=job_id,
             metadata={_OUTPUT: job.output},
             runtime_env=_runtime_env(),
         )
+        if submitted is None:
+            raise _absent()
         return job_id
 
     async def state(self, job_id: str) -> tuple[JobState, str] | None:
@@ -60,7 +62,7 @@ class RayJobs:
         try:
             return await asyncio.to_thread(lambda: getattr(self._client(), method)(*args, **named))
         except RuntimeError as exc:
-            if "404" in str(exc) or "does not exist" in str(exc):
+            if "status code 404" in str(exc):  # a bare 404 may stand in an id
                 return None
             raise _absent() from exc
         except (ConnectionError, OSError) as exc:

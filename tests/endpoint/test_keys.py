@@ -79,6 +79,7 @@ def test_a_public_key_is_never_a_shared_secret():
         ("10.0.0.9", {}, 403),
         ("127.0.0.1", {"Host": "localhost:8000"}, 200),
         ("127.0.0.1", {"Host": "evil.example"}, 403),
+        ("127.0.0.1", {"Host": "[::1"}, 403),
         ("127.0.0.1", {"Origin": "https://evil.example"}, 403),
         ("127.0.0.1", {"Origin": "http://127.0.0.1"}, 200),
         ("127.0.0.1", {"X-Forwarded-For": "10.0.0.9"}, 403),

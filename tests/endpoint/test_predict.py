@@ -13,6 +13,7 @@ from PIL import Image
 
 from mri_ray.decode.read import read
 from mri_ray.endpoint import answers, reading
+from mri_ray.endpoint.logs import JsonLines
 from mri_ray.endpoint.settings import EndpointConfig, LimitsConfig
 from mri_ray.predict.predictor import Predictor
 from mri_ray.prepare.slices import prepare
@@ -161,3 +162,43 @@ def test_slices_of_the_decoder_are_those_of_the_upload(bundle):
     items = [item for item in read(io.BytesIO(zipped(a=png(1), b=png(2))), "x") if isinstance(item, Slice)]
     for picture, item in zip(found.pictures, items, strict=True):
         assert np.array_equal(picture.pixels, prepare(item, bundle.prepare).pixels)
+
+
+_BROKEN = ("*=a; {0}*0=b", "*" + "1" * 5000 + "=b", "*=undefined''b", "*=idna''b")
+
+
+@pytest.mark.parametrize("broken", _BROKEN)
+def test_forms_with_broken_parameters_are_refused(make, broken):
+    ask = Client(make())
+    of_header = {"Content-Type": "multipart/form-data; boundary" + broken.format("boundary")}
+    assert ask("POST", "/v1/predict", content=b"x", headers=of_header).status_code == 422
+    part = f"--b\r\nContent-Disposition: form-data; filename{broken.format('filename')}\r\n\r\nx\r\n--b--\r\n"
+    found = ask(
+        "POST", "/v1/predict", content=part.encode(), headers={"Content-Type": "multipart/form-data; boundary=b"}
+    )
+    assert found.status_code in (415, 422)
+
+
+def test_members_are_numbered_in_the_order_stored_also_behind_one_that_fails(make):
+    document = Client(make())("POST", "/v1/predict", content=zipped(bad=b"?", a=png(1), b=png(2))).json()
+    assert [one["member"] for one in document["slices"]] == [1, 2]
+    assert [one["member"] for one in document["failed"]] == [0]
+
+
+def test_what_nobody_foresaw_is_logged_by_id_and_place_and_not_by_its_words(make, caplog):
+    lane = lane_of(bundle_of(1))
+
+    def fail(pictures):
+        raise RuntimeError("DOE^JANE")
+
+    lane.predictor.predict = fail
+    with caplog.at_level(logging.INFO, "mri_ray"):
+        found = Client(make(lanes=[lane]))("POST", "/v1/predict", content=png())
+    assert (found.status_code, found.headers["content-type"]) == (500, "application/problem+json")
+    assert found.headers["x-content-type-options"] == "nosniff"
+    assert len(found.headers["x-request-id"]) == 32
+    (record,) = [record for record in caplog.records if record.exc_info]
+    line = json.loads(JsonLines().format(record))
+    assert line["error"] == "RuntimeError"
+    assert any("fail" in place for place in line["at"])
+    assert "DOE" not in json.dumps(line)

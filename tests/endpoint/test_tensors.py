@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mri_ray.endpoint import tensors
@@ -126,6 +126,7 @@ def test_broken_requests_are_refused_by_name(body, header, told):
         parsed(body, header)
 
 
+@settings(deadline=None)  # a busy machine is no fault
 @given(blob=st.binary(max_size=60), count=st.integers(1, MOST))
 def test_any_bytes_of_a_tensor_give_its_elements_or_a_refusal(blob, count):
     tensor = {"name": "image", "datatype": "BYTES", "shape": [count], "parameters": {"binary_data_size": len(blob)}}

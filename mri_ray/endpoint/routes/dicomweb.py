@@ -107,11 +107,10 @@ async def _store(request: Request, caller: Caller, state: _Sweeping, study: str 
     limits = related.Limits(
         parts=int(config.results.parts), part_bytes=min(config.decode.max_bytes, int(config.limits.body_mb * MIB))
     )
-    done: list[_Done] = []
+    tasks: list[asyncio.Task[_Done]] = []
     try:
         boundary = related.boundary_of(request.headers.get("content-type"))
         waiting: set[asyncio.Task[_Done]] = set()
-        tasks: list[asyncio.Task[_Done]] = []
         async for part in related.parts(request.stream(), boundary, limits):
             if len(waiting) > config.decoders:  # so many parts are in memory, and no more
                 _, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
@@ -120,6 +119,9 @@ async def _store(request: Request, caller: Caller, state: _Sweeping, study: str 
         done = list(await asyncio.gather(*tasks))
     except related.RelatedError as exc:
         raise Problem(exc.status, str(exc)) from exc
+    finally:  # of a body that was cut off, or took too long
+        for task in tasks:
+            task.cancel()
     if not done:
         raise Problem(400, "a body must hold at least one instance, got none")
     outcomes = await _kept(state.keeper, done)
