@@ -11,13 +11,15 @@ _NOISE = 0.005  # of validation AUROCs that are no better or worse than each oth
 def best_line(history: Sequence[Line]) -> Line:
     """The line of the epoch that is kept: one replaces another by a validation AUROC higher by more than _NOISE.
 
-    Within that, by a lower loss, or with a mask head by more Dice and less loss: the AUROC of few groups is at its top,
-    and noise from there on, long before the network has learned. One by one: what is kept is then told as it comes.
+    Within that of the best, by a lower loss, or with a mask head by more Dice and less loss: the AUROC of few groups is
+    at its top, and noise from there on, long before the network has learned. One by one: what is kept is then told as
+    it comes.
     """
     kept = history[0]
+    top = _area(kept)
     for line in history[1:]:
-        gained = _area(line) - _area(kept)
-        if gained > _NOISE or (gained >= -_NOISE and _worth(line) > _worth(kept)):
+        top = max(top, _area(line))
+        if _area(line) > _area(kept) + _NOISE or (_area(line) >= top - _NOISE and _worth(line) > _worth(kept)):
             kept = line
     return kept
 

@@ -19,7 +19,7 @@ from tests.benchmarks.same import by_batch
 from tests.endpoint.small import bundle_of, lane_of, png
 
 pytestmark = pytest.mark.slow
-_WAIT_S = 90
+_WAIT_S = 240
 
 
 class Served:
