@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from report import test_card
 from report import test_pages as given
 from report.test_card import bundle  # noqa: F401 - a fixture
 
@@ -118,5 +119,5 @@ def test_without_a_search_nothing_is_said_of_one():
 
 
 def test_the_card_says_that_it_was_chosen(bundle):  # noqa: F811
-    text = card.papers(bundle, given.training(search=facts()))["model_card.md"]
+    text = card.papers(bundle, test_card.facts(bundle, search=facts()))["model_card.md"]
     assert "the best of 16 trials of a search (optuna, asha)" in text

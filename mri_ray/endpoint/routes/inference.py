@@ -81,16 +81,16 @@ async def ready(request: Request) -> dict[str, bool]:
     return {"ready": True}
 
 
-@router.get("/models/{name}/ready", responses=described(404, 503), **_OPEN)
-@router.get("/models/{name}/versions/{version}/ready", responses=described(404, 503), **_OPEN)
+@router.get("/models/{name}/ready", responses=described(404, 422, 503), **_OPEN)
+@router.get("/models/{name}/versions/{version}/ready", responses=described(404, 422, 503), **_OPEN)
 async def model_ready(request: Request, name: str, version: str | None = None) -> dict[str, Any]:
     """The model, or one of its bundles, answers."""
     _lane(request, name, version)
     return {"name": name, "ready": True}
 
 
-@router.get("/models/{name}", responses=described(401, 403, 404, 503))
-@router.get("/models/{name}/versions/{version}", responses=described(401, 403, 404, 503))
+@router.get("/models/{name}", responses=described(401, 403, 404, 422, 503))
+@router.get("/models/{name}/versions/{version}", responses=described(401, 403, 404, 422, 503))
 async def model(request: Request, caller: Asking, name: str, version: str | None = None) -> dict[str, Any]:
     """Inputs and outputs. A version is the digest of a bundle."""
     lane = _lane(request, name, version)
