@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol
 from urllib.parse import unquote
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mri_ray.archive.storage import Location
 from mri_ray.endpoint.problems import Problem
@@ -80,14 +80,14 @@ def _below(name: str, uri: str, prefixes: Sequence[str], config: EndpointConfig)
     return place
 
 
-def told(job_id: str, state: JobState, record: Mapping[str, Any] | None) -> JobAnswer:
-    """record: run.json below the job's output, None where there is none yet."""
-    record = record or {}
-    return JobAnswer(
-        id=job_id,
-        state=state,
-        progress=record.get("progress"),
-        counts=record.get("counts"),
-        results=record.get("results"),
-        error=record.get("error"),
-    )
+def told(job_id: str, state: JobState, record: object) -> JobAnswer:
+    """record: what run.json below the job's output holds, None where there is none yet.
+
+    What is no run's record tells nothing: anybody may have written there.
+    """
+    known = record if isinstance(record, Mapping) else {}
+    facts = {name: known.get(name) for name in ("progress", "counts", "results", "error")}
+    try:
+        return JobAnswer.model_validate({"id": job_id, "state": state} | facts)
+    except ValidationError:
+        return JobAnswer(id=job_id, state=state)

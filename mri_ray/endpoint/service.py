@@ -3,8 +3,9 @@
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -54,6 +55,7 @@ class Service:
         self._decoders = ThreadPoolExecutor(config.decoders, thread_name_prefix="decode")
         self._drawing = ThreadPoolExecutor(1, thread_name_prefix="heatmap")  # pictures for people: never in the way
         self._shadowing: set[asyncio.Task] = set()
+        self._held = 0  # prepared slices in memory: a small pack may hold many
 
     def use(self, lanes: Lanes) -> None:
         """From now on these answer; requests that have begun are answered by what they began with."""
@@ -74,30 +76,31 @@ class Service:
         loop, began = asyncio.get_running_loop(), time.perf_counter()
         upload = await loop.run_in_executor(self._decoders, self._read, body, lane)
         decoded = time.perf_counter()
-        pictures = upload.stacked()
-        found = await self.ask(lane, pictures)
-        predicted = time.perf_counter()
-        timings = {"decode": decoded - began, "predict": predicted - decoded}
-        heat = None
-        if heatmap:
-            heat = await loop.run_in_executor(self._drawing, heatmaps, lane.bundle, pictures)
-            timings["heatmap"] = time.perf_counter() - predicted
-        timings = {name: value * 1000 for name, value in (timings | {"total": time.perf_counter() - began}).items()}
-        for watch in self.watches:
-            watch.scored(lane, upload, found, timings)
-        for shadow in lanes.shadows:
-            self._ask_too(lane, shadow, upload, body, found)
-        write = partial(
-            answers.answer,
-            *(upload, found, lane.bundle),
-            request_id=request_id,
-            heat=heat,
-            shown=picture,
-            timings_ms=timings,
-        )
-        light = len(pictures) == 1 and heat is None and not picture  # not worth a thread's turn
-        document = write() if light else await loop.run_in_executor(self._decoders, write)
-        return Scored(answer=document, upload=upload, found=found, lane=lane)
+        with self._room(len(upload.pictures), heatmap=heatmap):
+            pictures = upload.stacked()
+            found = await self.ask(lane, pictures)
+            predicted = time.perf_counter()
+            timings = {"decode": decoded - began, "predict": predicted - decoded}
+            heat = None
+            if heatmap:
+                heat = await loop.run_in_executor(self._drawing, heatmaps, lane.bundle, pictures)
+                timings["heatmap"] = time.perf_counter() - predicted
+            timings = {name: value * 1000 for name, value in (timings | {"total": time.perf_counter() - began}).items()}
+            for watch in self.watches:
+                watch.scored(lane, upload, found, timings)
+            for shadow in lanes.shadows:
+                self._ask_too(lane, shadow, upload, body, found)
+            write = partial(
+                answers.answer,
+                *(upload, found, lane.bundle),
+                request_id=request_id,
+                heat=heat,
+                shown=picture,
+                timings_ms=timings,
+            )
+            light = len(pictures) == 1 and heat is None and not picture  # not worth a thread's turn
+            document = write() if light else await loop.run_in_executor(self._decoders, write)
+            return Scored(answer=document, upload=upload, found=found, lane=lane)
 
     async def ask(self, lane: Lane, pictures: np.ndarray) -> Predictions:
         """Prepared pictures, uint8 (N, 1, S, S), in parts, so that a study does not hold up single slices."""
@@ -112,6 +115,22 @@ class Service:
     def close(self) -> None:
         self._decoders.shutdown(wait=False, cancel_futures=True)
         self._drawing.shutdown(wait=False, cancel_futures=True)
+
+    @contextmanager
+    def _room(self, slices: int, *, heatmap: bool) -> Iterator[None]:
+        """Counts prepared slices while they are held. Raises Problem: 413 or 503."""
+        limits = self.config.limits
+        if heatmap and slices > limits.heat_maps:
+            detail = f"heat maps are drawn of {limits.heat_maps} slices at most, got {slices}; ask without them"
+            raise Problem(413, detail, reason="oversized.frames")
+        if self._held + slices > limits.held_slices:
+            after = {"Retry-After": str(limits.retry_after_s)}
+            raise Problem(503, "as many slices are being computed as fit; try again", headers=after)
+        self._held += slices
+        try:
+            yield
+        finally:
+            self._held -= slices
 
     def _read(self, body: bytes, lane: Lane) -> reading.Upload:
         limits = self.config.limits

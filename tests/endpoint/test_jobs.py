@@ -42,3 +42,13 @@ def test_all_else_is_refused_without_a_word_of_where(name, uri):
 def test_without_prefixes_nothing_is_allowed():
     with pytest.raises(Problem):
         jobs.checked(jobs.JobRequest(**GOOD), EndpointConfig())
+
+
+@pytest.mark.parametrize("record", [None, [], "x", {"counts": "many"}, {"progress": 3, "error": []}])
+def test_what_is_no_record_of_a_run_tells_nothing(record):
+    assert jobs.told("mri-1", "running", record) == jobs.JobAnswer(id="mri-1", state="running")
+
+
+def test_a_record_tells_how_far_a_job_is():
+    found = jobs.told("mri-1", "running", {"progress": {"done": 3}, "counts": {"scored": 3}, "settings": {}})
+    assert (found.progress, found.counts, found.error) == ({"done": 3}, {"scored": 3}, None)

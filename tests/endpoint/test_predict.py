@@ -1,5 +1,6 @@
 """What /v1/predict answers, by the app alone."""
 
+import asyncio
 import base64
 import dataclasses
 import io
@@ -7,6 +8,7 @@ import json
 import logging
 import zipfile
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
@@ -106,6 +108,27 @@ def test_what_gives_no_slice_is_a_problem_with_its_reason(make, body, status, re
 def test_more_slices_than_allowed_are_too_large(make):
     found = Client(make(limits=LimitsConfig(slices=1)))("POST", "/v1/predict", content=zipped(a=png(1), b=png(2)))
     assert (found.status_code, found.json()["reason"]) == (413, "oversized.frames")
+
+
+def test_memory_and_heat_maps_of_many_slices_are_bounded(make):
+    pack = zipped(a=png(1), b=png(2))
+    drawn = Client(make(limits=LimitsConfig(heat_maps=1)))
+    found = drawn("POST", "/v1/predict?heatmap=png", content=pack)
+    assert (found.status_code, found.json()["reason"]) == (413, "oversized.frames")
+    assert drawn("POST", "/v1/predict", content=pack).status_code == 200
+    app = make(limits=LimitsConfig(slices=3, held_slices=3))
+
+    async def both() -> list[int]:
+        transport = httpx.ASGITransport(app=app, client=("127.0.0.1", 1))
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+            asked = [client.post("/v1/predict", content=pack) for _ in range(6)]
+            return [found.status_code for found in await asyncio.gather(*asked)]
+
+    statuses = asyncio.run(both())
+    assert set(statuses) <= {200, 503}
+    assert 200 in statuses
+    # Whatever was refused, nothing is still counted.
+    assert [Client(app)("POST", "/v1/predict", content=pack).status_code for _ in range(3)] == [200] * 3
 
 
 def test_traffic_is_shared_and_a_shadow_is_asked_but_not_believed(make):

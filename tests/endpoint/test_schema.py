@@ -31,6 +31,20 @@ def app(make):
     return make(jobs=places, jobs_api=NoJobs(), environment=environment)
 
 
+def test_a_job_is_described_by_its_body_and_only_to_who_may_start_one(app, make):
+    good = {"archive": "/a/1", "bundle": "/b/1", "output": "/o/1"}
+    key = {"X-API-Key": SECRET}
+    ask = Client(app)
+    assert ask("POST", "/v1/jobs", json=good, headers=key).status_code == 202
+    assert ask("POST", "/v1/jobs", content=b"{" * 100).status_code == 401  # before anything of it is read
+    assert ask("POST", "/v1/jobs", content=b" " * 20_000, headers=key).status_code == 413
+    unknown = ask("POST", "/v1/jobs", json=good | {"DOE^JANE": 1}, headers=key)
+    assert (unknown.status_code, "JANE" in unknown.text) == (422, False)
+    places = JobsConfig(archives=("/a",), bundles=("/b",), outputs=("/o",))
+    reader = make(jobs=places, jobs_api=NoJobs(), environment={"MRI_RAY_API_KEYS": f"ward predict {SECRET}"})
+    assert Client(reader)("POST", "/v1/jobs", json=good, headers=key).status_code == 403
+
+
 def test_the_document_tells_of_every_answer(app):
     document = Client(app)("GET", "/openapi.json").json()
     operations = {
