@@ -95,37 +95,6 @@ def test_a_killed_training_goes_on_after_its_last_epoch(jobs, phantoms, tmp_path
     assert [line["epoch"] for line in record(tmp_path)["history"]] == [1, 2, 3, 4, 5, 6]
 
 
-@pytest.mark.timeout(1500)
-def test_a_training_killed_within_a_fold_goes_on_there(jobs, phantoms, tmp_path):
-    given = [f"archive={phantoms}", f"labels={phantoms.parent}/labels.csv", "prepare.size=64", "model.input_size=64"]
-    given += ["model.width=4", "model.blocks=4", "train.epochs=4", "train.patience=null", "select.limit=150"]
-    given += ["split.folds=2", f"output={tmp_path}"]
-    process = jobs.start("train", *given)
-    seen = ""
-    for line in process.stdout:
-        seen += line
-        if "fold 2 of 2" in seen and "epoch   2 of 4" in line:
-            break
-    else:
-        pytest.fail(seen)
-    told = record(tmp_path)["progress"]
-    assert (told["stage"], told["epochs"]) == ("training beside", 4)
-    assert told["training"].startswith("folds, fold ")
-    jobs.kill(process)
-    code, printed = jobs.run("train", *given)
-    assert code == 0, printed
-    before, _, within = printed.partition("fold 2 of 2: a training")
-    assert " of 4: loss" not in before, "what has ended is not learned again"
-    epochs = [int(line.split("epoch")[1].split()[0]) for line in within.splitlines() if " of 4: loss" in line]
-    assert epochs == [*range(epochs[0], 5)]
-    assert epochs[0] > 1
-    assert [line["epoch"] for line in record(tmp_path)["history"]] == [1, 2, 3, 4]
-    (found,) = record(tmp_path)["held_out"]
-    assert sum(part["test"]["n"] for part in found["parts"]) == found["pooled"]["n"]
-    curves = [len(list(folder.iterdir())) for folder in (tmp_path / "tensorboard").iterdir()]
-    assert curves == [4, 4, 4]
-
-
 def bad_files() -> dict[str, tuple[bytes, set[str]]]:
     """One file of each kind of damage, with the reasons that may be told for it."""
     picture = Image.fromarray((np.indices((300, 300)).sum(axis=0) % 251).astype(np.uint8))
