@@ -97,7 +97,7 @@ def of(cohort: Cohort, chosen: np.ndarray, *, masked: bool) -> Rows:
 def scaling(settings: TrainSettings, *, cpus: float | None = None, mark: int | None = None) -> ray.train.ScalingConfig:
     """A GPU for each worker when the cluster has any; else so many CPUs.
 
-    cpus: None: at most half of those that last for all workers, so that reading fits. mark: bytes of memory that
+    cpus: None: at most half of those that last for all workers: reading takes some. mark: bytes of memory that
     each asks for as well, so few that they only tell whose it is.
     """
     more = {} if mark is None else {"memory": mark}

@@ -19,7 +19,6 @@ from mri_ray.archive.storage import Location
 from mri_ray.learn.plan import CHUNK_ROWS, Rows, copies, epoch_order, share
 from mri_ray.prepare.augment import AugmentConfig, apply, draw, moved
 from mri_ray.prepare.masks import unpacked
-from mri_ray.search.accounting import READ_CPUS
 
 Arrays = dict[str, np.ndarray]
 READERS = 4  # files of a window read at once
@@ -137,10 +136,11 @@ class Stream:
             yield from _cut(ray.get(ahead.popleft()), size)
 
 
-# Named, as the default would be the placement group of the trial that the training is part of, which has no CPUs: on a
-# search it would wait for ever.
+# Asks for no CPU: workers hold theirs while they wait for this, so where a lost node left them all there are, both would
+# wait for ever. How many run is bounded by AHEAD. The strategy is named, as the default would be the placement group of
+# the trial that the training is part of, which has no room.
 @ray.remote(  # type: ignore[call-overload]
-    num_cpus=READ_CPUS, max_retries=3, retry_exceptions=[OSError], scheduling_strategy="DEFAULT"
+    num_cpus=0, max_retries=3, retry_exceptions=[OSError], scheduling_strategy="DEFAULT"
 )
 def _read(
     prepared: Prepared,
