@@ -12,6 +12,9 @@ _SAMPLE = 65_536  # pixels that the window is taken from
 _QUARTILE_OF_NOISE = 0.45062  # lower quartile of |a - b| for two samples of unit normal noise
 _HUGE = 1e30  # larger numbers overflow float32 when subtracted
 _COUNTED = 2**16  # different whole numbers at most
+_AIR = 15  # greys up to this one are around the head, not of it
+_LEAST_HEAD = 0.01  # of the picture; a median of less says nothing
+_GAMMAS = 0.4, 2.5  # a stronger change would show noise, or hide tissue
 _BLANK_SIDE = 64
 _BLANK_CONTRAST = 10  # grey levels
 _BLANK_AREA = 0.001
@@ -43,6 +46,23 @@ def to_uint8(pixels: np.ndarray, bits: int, config: PrepareConfig) -> tuple[np.n
     scale = 255 / width
     scaled = (np.clip(pixels, low, high) - np.float32(low)) * np.float32(scale)
     return np.rint(scaled).astype(np.uint8, order="C"), flags
+
+
+def levelled(pixels: np.ndarray, median: float) -> np.ndarray:
+    """uint8 (S, S) -> the same, the median of its head brought to the grey `median`, a part of white, by a gamma.
+
+    Black and white stay. The gamma lies between 0.4 and 2.5, so that what is nearly dark or bright stays so.
+    """
+    counts = np.bincount(pixels.ravel(), minlength=256)[_AIR + 1 :]
+    ends = np.cumsum(counts)
+    if ends[-1] < _LEAST_HEAD * pixels.size:
+        return pixels
+    found = (_AIR + 1 + int(np.searchsorted(ends, ends[-1] / 2))) / 255
+    if found >= 1:
+        return pixels
+    gamma = float(np.clip(math.log(median) / math.log(found), *_GAMMAS))
+    table = np.rint(255 * (np.arange(256) / 255) ** gamma).astype(np.uint8)
+    return table[pixels]
 
 
 def is_blank(pixels: np.ndarray) -> bool:

@@ -1,7 +1,7 @@
 """How a slice becomes the model's input."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from mri_ray.archive.identity import digest_json
 from mri_ray.errors import ConfigError
@@ -18,6 +18,8 @@ class PrepareConfig:
     window_floor: narrowest intensity window that is used as it is, in standard deviations of the picture's noise.
     margin: left around the head on each side, as a fraction of the head's longer side, 0 to 1.
     min_crop: smallest side of the crop as a fraction of the picture's longer side, 0 to 1; 1 turns cropping off.
+    median: the grey, as a part of white, 0.1 to 0.9, that the head's median is brought to by a gamma: two scanners, or
+    two sequences, then differ less. None: greys stay as they are.
     """
 
     size: int = 224
@@ -25,6 +27,7 @@ class PrepareConfig:
     window_floor: float = 16.0
     margin: float = 0.03
     min_crop: float = 0.5
+    median: float | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.size, bool) or not isinstance(self.size, int) or not 8 <= self.size <= 4096:
@@ -38,10 +41,17 @@ class PrepareConfig:
             if not _is_number(value) or not lowest <= value <= highest:
                 raise ConfigError(f"{name}: must be a number from {lowest:g} to {highest:g}, got {value!r}")
             object.__setattr__(self, name, float(value))
+        if self.median is not None:
+            if not _is_number(self.median) or not 0.1 <= self.median <= 0.9:
+                raise ConfigError(f"median: must be a number from 0.1 to 0.9, or null, got {self.median!r}")
+            object.__setattr__(self, "median", float(self.median))
 
     def digest(self) -> str:
         """Names the preparation: equal digests give equal pixels."""
-        return digest_json({"method": _METHOD, "settings": self})
+        settings = asdict(self)
+        if self.median is None:  # so that bundles from before there was a median keep their digest
+            del settings["median"]
+        return digest_json({"method": _METHOD, "settings": settings})
 
 
 def _check_percentiles(value: object) -> None:

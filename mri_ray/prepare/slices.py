@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mri_ray.prepare.geometry import Box, fit, head_box, overview, squared
-from mri_ray.prepare.intensity import is_blank, to_uint8
+from mri_ray.prepare.intensity import is_blank, levelled, to_uint8
 from mri_ray.prepare.settings import PrepareConfig
 from mri_ray.records import Flag, Slice
 
@@ -25,7 +25,7 @@ class Prepared:
 
 
 def prepare(item: Slice, config: PrepareConfig) -> Prepared:
-    """Window, crop to the head and fit; depends on the slice's pixels, depth and spacing and on the config only."""
+    """Window, crop to the head, fit and level; depends on the slice's pixels, depth and spacing and on the config only."""
     pixels, flags = to_uint8(item.pixels, item.bits, config)
     pixels = squared(pixels, item.header.spacing_mm)
     flags |= item.flags
@@ -39,4 +39,7 @@ def prepare(item: Slice, config: PrepareConfig) -> Prepared:
     head = pixels[top:bottom, left:right]
     if max(head.shape) < config.size:
         flags |= {Flag.UPSCALED}
-    return Prepared(pixels=fit(head, config.size)[np.newaxis], flags=flags, crop=crop, whole=pixels)
+    fitted = fit(head, config.size)
+    if config.median is not None:
+        fitted = levelled(fitted, config.median)
+    return Prepared(pixels=fitted[np.newaxis], flags=flags, crop=crop, whole=pixels)

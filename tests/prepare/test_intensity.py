@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from mri_ray.prepare.intensity import is_blank, to_uint8
+from mri_ray.prepare.intensity import is_blank, levelled, to_uint8
 from mri_ray.prepare.settings import PrepareConfig
 from mri_ray.records import Flag
 
@@ -137,3 +137,25 @@ def test_noise_and_single_points_are_blank_and_a_small_cap_of_brain_is_not():
     assert is_blank(noise)
     assert not is_blank(np.maximum(noise, disc(radius=0.03, inside=80.0)).astype(np.uint8))
     assert not is_blank(255 - np.maximum(noise, disc(radius=0.03, inside=80.0)).astype(np.uint8))
+
+
+@pytest.mark.parametrize("brightness", [0.3, 0.6, 0.68])
+def test_the_heads_median_is_brought_where_it_is_wanted_and_black_and_white_stay(brightness):
+    picture = np.zeros((64, 64), np.uint8)
+    picture[16:48, 16:48] = np.random.default_rng(2).normal(255 * brightness, 20, (32, 32)).clip(40, 254)
+    picture[20, 20] = 255
+    levels = levelled(picture, 0.4)
+    assert np.median(levels[levels > 15]) == pytest.approx(0.4 * 255, abs=3)
+    assert (levels[picture == 0] == 0).all()
+    assert levels[20, 20] == 255
+    np.testing.assert_array_equal(np.argsort(picture[30], kind="stable"), np.argsort(levels[30], kind="stable"))
+
+
+def test_what_has_no_head_to_speak_of_is_left_alone():
+    for picture in (np.zeros((64, 64), np.uint8), np.full((64, 64), 255, np.uint8), np.eye(64, dtype=np.uint8) * 9):
+        np.testing.assert_array_equal(levelled(picture, 0.4), picture)
+
+
+def test_a_nearly_black_picture_does_not_become_a_bright_one():
+    dim = np.full((64, 64), 17, np.uint8)
+    assert levelled(dim, 0.9).max() < 90  # the strongest gamma, not all the way

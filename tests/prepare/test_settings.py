@@ -13,6 +13,7 @@ CHANGES = {
     "window_floor": 10.0,
     "margin": 0.1,
     "min_crop": 1.0,
+    "median": 0.4,
 }
 
 
@@ -28,6 +29,7 @@ CHANGES = {
         *[("window_floor", value) for value in (-1.0, float("inf"), float("nan"), True, "24")],
         *[("margin", value) for value in (-0.1, 1.1)],
         *[("min_crop", value) for value in (-0.1, 1.1)],
+        *[("median", value) for value in (0.0, 1.0, True, "0.4")],
     ],
 )
 def test_a_mistake_names_the_field_the_rule_and_the_value(field, value):
@@ -40,6 +42,10 @@ def test_every_setting_is_part_of_the_digest():
     assert set(CHANGES) == set(PrepareConfig.__slots__)
     digests = {replace(PrepareConfig(), **{field: value}).digest() for field, value in CHANGES.items()}
     assert len(digests | {PrepareConfig().digest()}) == len(CHANGES) + 1
+
+
+def test_bundles_from_before_there_was_a_median_keep_their_digest():
+    assert PrepareConfig().digest() == "506cacc26518445aeb671c3a5707819f"
 
 
 def test_how_a_number_is_written_does_not_change_the_digest():

@@ -136,3 +136,13 @@ def test_no_tumour_of_a_public_slice_is_cut_off(mri_data):
             assert top <= y0 <= y1 <= top + crop.shape[0], row["path"]
             checked += 1
     assert checked > 50
+
+
+def test_two_exposures_of_a_head_look_alike_once_their_medians_are_one():
+    item = Slice(pixels=(ellipse() / 5).astype(np.uint8), bits=8)
+    dark = Slice(pixels=(255 * (item.pixels / 255.0) ** 1.4).astype(np.uint8), bits=8)
+    plain, alike = (
+        [prepare(one, PrepareConfig(size=64, median=median)).pixels.astype(int) for one in (item, dark)]
+        for median in (None, 0.4)
+    )
+    assert np.abs(plain[0] - plain[1]).mean() > 3 * np.abs(alike[0] - alike[1]).mean()
