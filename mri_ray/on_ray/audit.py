@@ -17,7 +17,7 @@ from mri_ray.cohort.split import assign, sides_told
 from mri_ray.errors import SplitError
 from mri_ray.learn.plan import Rows
 from mri_ray.on_ray import cluster, cohorts, ingest
-from mri_ray.on_ray.job import LabelledJob
+from mri_ray.on_ray.labelled import LabelledJob
 from mri_ray.on_ray.settings import AuditRun
 from mri_ray.on_ray.stream import Prepared
 from mri_ray.report import pages
@@ -48,14 +48,6 @@ class _Audit(LabelledJob):
 
     def run(self) -> None:
         settings, record = self.settings, self.record
-        with record.stage("listing"):
-            self.take_stock(self.cache, self.prepared)
-        source = self.source(settings.prepare, self.prepared)
-        with record.stage("preparing"):
-            prepared = ingest.prepare_all(
-                source, self.prepared, workers=settings.shards.workers, deadline=self.deadline, tell=record.tell
-            )
-        record.values["this_run"] |= prepared
         cohort = cohorts.of(self, settings, self.prepared, self.cache, None)
         with record.stage("auditing"):
             found = audit.audit(cohort, settings.audit, settings.split, settings.classes, settings.seed)

@@ -1,4 +1,4 @@
-"""Prepared rows of a run -> its cohort: what is to be learned from, grouped and split."""
+"""The archive of a run, prepared -> its cohort: what is to be learned from, grouped and split."""
 
 from dataclasses import replace
 
@@ -12,8 +12,8 @@ from mri_ray.cohort import columns
 from mri_ray.cohort.assemble import INDEX, Cohort, assemble
 from mri_ray.cohort.labels import shared_patients
 from mri_ray.cohort.split import SplitConfig
-from mri_ray.on_ray import copies
-from mri_ray.on_ray.job import LabelledJob
+from mri_ray.on_ray import copies, ingest
+from mri_ray.on_ray.labelled import LabelledJob
 from mri_ray.on_ray.settings import AuditRun, TrainRun
 from mri_ray.prepare.objects import states
 from mri_ray.records import State
@@ -23,10 +23,19 @@ from mri_ray.report.record import judge
 def of(
     job: LabelledJob, settings: TrainRun | AuditRun, prepared: Location, cache: Location, split: SplitConfig | None
 ) -> Cohort:
-    """The cohort of a job whose stock was taken and whose rows lie in `prepared`; notes its counts.
+    """The cohort of a job, once all of its archive is prepared in `prepared`; notes its counts.
 
-    cache: below it near copies are kept once they were found. Raises LabelError, SplitError, TooManyQuarantined.
+    cache: below it the manifest is kept, and near copies once they were found. Raises LabelError, SplitError,
+    TooManyQuarantined.
     """
+    with job.record.stage("listing"):
+        job.take_stock(cache, prepared)
+    source = job.source(settings.prepare, prepared)
+    with job.record.stage("preparing"):
+        done = ingest.prepare_all(
+            source, prepared, workers=settings.shards.workers, deadline=job.deadline, tell=job.record.tell
+        )
+    job.record.values["this_run"] |= done
     index = outputs.live(job.manifest, prepared, [*INDEX])
     counts, reasons = _quarantined(index)
     job.record.note(counts=counts, reasons=reasons)

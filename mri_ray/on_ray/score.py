@@ -16,7 +16,7 @@ from mri_ray.cohort import sides
 from mri_ray.cohort.sources import sources
 from mri_ray.learn import bundle as bundles
 from mri_ray.on_ray import cluster, score_shards
-from mri_ray.on_ray.job import LabelledJob
+from mri_ray.on_ray.labelled import LabelledJob
 from mri_ray.on_ray.settings import ScoreRun
 from mri_ray.predict import generations, snapshot
 from mri_ray.report import answers, cases, examples, folders, pages, rows

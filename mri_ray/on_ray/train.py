@@ -31,7 +31,7 @@ from mri_ray.learn.operate import settled
 from mri_ray.learn.reference import WORDS, reference
 from mri_ray.on_ray import cluster, cohorts, curves, fit, ingest, progress, score_shards, train_worker, validate
 from mri_ray.on_ray.beside import trained_beside
-from mri_ray.on_ray.job import LabelledJob
+from mri_ray.on_ray.labelled import LabelledJob
 from mri_ray.on_ray.masks import bring, looked_at, told
 from mri_ray.on_ray.settings import TrainRun, listed
 from mri_ray.on_ray.stream import Prepared
@@ -92,15 +92,7 @@ class Training(LabelledJob):
         )
 
     def run(self) -> None:
-        settings, record = self.settings, self.record
-        with record.stage("listing"):
-            self.take_stock(self.cache, self.prepared)
-        source = self.source(settings.prepare, self.prepared)
-        with record.stage("preparing"):
-            prepared = ingest.prepare_all(
-                source, self.prepared, workers=settings.shards.workers, deadline=self.deadline, tell=record.tell
-            )
-        record.values["this_run"] |= prepared
+        record = self.record
         cohort, weights, history = self.learned(self._cohort())
         settings = self.settings  # a search has changed them
         others = divisions(cohort, settings.split, naive=settings.evaluation.naive, seed=settings.seed)

@@ -25,7 +25,7 @@ class Prepared:
 
 
 def prepare(item: Slice, config: PrepareConfig) -> Prepared:
-    """Window, crop to the head, fit and level; depends on the slice's pixels, depth and spacing and on the config only."""
+    """Window, crop to the head, fit and level; depends on the slice's pixels, depth and spacing and on the config."""
     pixels, flags = to_uint8(item.pixels, item.bits, config)
     pixels = squared(pixels, item.header.spacing_mm)
     flags |= item.flags

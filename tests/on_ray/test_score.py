@@ -212,7 +212,7 @@ def test_the_report_shows_folders_copies_reasons_and_pictures(ray_cluster, train
     assert f"zz{names[5].suffix}" in page
     assert "cannot be believed" not in page
 
-    monkeypatch.setattr("mri_ray.on_ray.job._SHOWN_BYTES", 3 * max(path.stat().st_size for path in names))
+    monkeypatch.setattr("mri_ray.on_ray.labelled._SHOWN_BYTES", 3 * max(path.stat().st_size for path in names))
     run(pictures, trained, tmp_path / "out")
     fewer = (tmp_path / "out" / "report.html").read_text()
     assert 3 <= fewer.count("<img") < page.count("<img")  # those named first, and of the same objects again
