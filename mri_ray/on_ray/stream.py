@@ -136,9 +136,9 @@ class Stream:
             yield from _cut(ray.get(ahead.popleft()), size)
 
 
-# Asks for no CPU: workers hold theirs while they wait for this, and where a lost node left them all there is, both would
-# wait for ever. How many run is bounded by AHEAD. The strategy is named, as the default would be the placement group of
-# the trial that the training is part of, which has no room.
+# Asks for no CPU: workers hold theirs while they wait for this, and where a lost node left them all there is, both
+# would wait for ever. How many run is bounded by AHEAD. The strategy is named, as the default would be the placement
+# group of the trial that the training is part of, which has no room.
 @ray.remote(  # type: ignore[call-overload]
     num_cpus=0, max_retries=3, retry_exceptions=[OSError], scheduling_strategy="DEFAULT"
 )
