@@ -13,6 +13,7 @@ from mri_ray.endpoint.jobs import Jobs
 from mri_ray.endpoint.kept import Keeper
 from mri_ray.endpoint.keys import Keys
 from mri_ray.endpoint.limits import Limits, Room
+from mri_ray.endpoint.rates import Rates
 from mri_ray.endpoint.routes import dicomweb, health, inference, jobs, page, predict
 from mri_ray.endpoint.service import Service
 
@@ -35,7 +36,7 @@ def create(
     # No pages of FastAPI's own: they load scripts from elsewhere.
     app = FastAPI(title="mri_ray", version=mri_ray.__version__, description=_ABOUT, docs_url=None, redoc_url=None)
     app.state.service, app.state.keys, app.state.jobs = service, keys, scoring
-    app.state.room = Room(service.config.limits)
+    app.state.room, app.state.rates = Room(service.config.limits), Rates(service.config.limits.per_minute)
     problems.install(app)
     for router in (predict.router, health.router, inference.router, *([jobs.router] if scoring else []), *routers):
         app.include_router(router)

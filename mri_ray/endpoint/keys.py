@@ -104,13 +104,14 @@ class Keys:
 
 
 def needs(role: str) -> Callable[[Request], Awaitable[Caller]]:
-    """A FastAPI dependency: the caller, if that role is theirs. Raises Problem 401 or 403."""
+    """A FastAPI dependency: the caller, if that role is theirs. Raises Problem 401, 403 or 429."""
     assert role in ROLES
 
     async def check(request: Request) -> Caller:
         # On the event loop: FastAPI would give a plain function a thread's turn, which takes longer than the look.
         caller = request.app.state.keys.caller(request)
         request.state.key_id = caller.key_id
+        request.app.state.rates.take(caller.key_id)
         if role not in caller.roles:
             raise Problem(403, f"the key has not the role {role}")
         return caller

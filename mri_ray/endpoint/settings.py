@@ -31,7 +31,7 @@ class LimitsConfig:
     body_mb: of one request (413). body_s: until its last byte is here, stall_s: without any byte (408). request_s:
     until it is answered (503). concurrent: requests computed or waiting at once, held_mb: bytes of their bodies
     together, held_slices: prepared slices; beyond, 503 with Retry-After: retry_after_s. slices: of one request,
-    heat_maps: of one that asks for them (413).
+    heat_maps: of one that asks for them (413). per_minute: requests of one key (429), None: as many as it likes.
     """
 
     body_mb: float = 64
@@ -44,10 +44,13 @@ class LimitsConfig:
     slices: int = 2_000
     held_slices: int = 10_000
     heat_maps: int = 200
+    per_minute: float | None = None
 
     def __post_init__(self) -> None:
         _above(self, 0, "body_mb", "body_s", "stall_s", "request_s", "concurrent", "held_mb", "retry_after_s")
         _above(self, 0, "slices", "held_slices", "heat_maps")
+        if self.per_minute is not None:
+            _above(self, 0, "per_minute")
         if self.held_mb < self.body_mb:
             raise ConfigError(f"held_mb: must be at least body_mb ({self.body_mb:g}), got {self.held_mb:g}")
         if self.held_slices < self.slices:

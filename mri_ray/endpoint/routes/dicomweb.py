@@ -42,7 +42,7 @@ def router(keeper: Keeper) -> APIRouter:
     """The routes of an endpoint that keeps answers to studies."""
     made = APIRouter(tags=["dicomweb"])
     state = _Sweeping(keeper)
-    errors = described(400, 401, 403, 408, 413, 415, 503)
+    errors = described(400, 401, 403, 408, 413, 415, 429, 503)
     content = {stow.MEDIA_TYPE: {"schema": {"type": "object"}}}
     replies: dict[int | str, dict[str, Any]] = {
         202: {"description": "Some were scored", "content": content},
@@ -66,7 +66,7 @@ def router(keeper: Keeper) -> APIRouter:
         """Score instances of this study; those of others fail."""
         return await _store(request, caller, state, study)
 
-    @made.get("/v1/studies/{study}", responses=described(401, 403, 404, 422, 503))
+    @made.get("/v1/studies/{study}", responses=described(401, 403, 404, 422, 429, 503))
     async def look(
         request: Request,
         caller: Asking,

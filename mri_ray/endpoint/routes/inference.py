@@ -89,8 +89,8 @@ async def model_ready(request: Request, name: str, version: str | None = None) -
     return {"name": name, "ready": True}
 
 
-@router.get("/models/{name}", responses=described(401, 403, 404, 422, 503))
-@router.get("/models/{name}/versions/{version}", responses=described(401, 403, 404, 422, 503))
+@router.get("/models/{name}", responses=described(401, 403, 404, 422, 429, 503))
+@router.get("/models/{name}/versions/{version}", responses=described(401, 403, 404, 422, 429, 503))
 async def model(request: Request, caller: Asking, name: str, version: str | None = None) -> dict[str, Any]:
     """Inputs and outputs. A version is the digest of a bundle."""
     lane = _lane(request, name, version)
@@ -100,12 +100,12 @@ async def model(request: Request, caller: Asking, name: str, version: str | None
 
 @router.post(
     "/models/{name}/infer",
-    responses=described(400, 401, 403, 404, 408, 413, 415, 422, 503),
+    responses=described(400, 401, 403, 404, 408, 413, 415, 422, 429, 503),
     openapi_extra={"requestBody": _BODY},
 )
 @router.post(
     "/models/{name}/versions/{version}/infer",
-    responses=described(400, 401, 403, 404, 408, 413, 415, 422, 503),
+    responses=described(400, 401, 403, 404, 408, 413, 415, 422, 429, 503),
     openapi_extra={"requestBody": _BODY},
 )
 async def infer(request: Request, caller: Asking, name: str, version: str | None = None) -> Response:

@@ -32,7 +32,7 @@ def router(watcher: Watcher) -> APIRouter:
             raise Problem(404, "no such part of the page")
         return _sent(name, _KINDS[name])
 
-    @made.get("/v1/drift", responses=described(401, 403, 503))
+    @made.get("/v1/drift", responses=described(401, 403, 429, 503))
     async def drift(request: Request, caller: Annotated[Caller, Depends(needs("predict"))]) -> dict[str, Any]:
         """By bundle, how far the last slices of the replica that answers are from those it was made on."""
         lanes = request.app.state.service.lanes

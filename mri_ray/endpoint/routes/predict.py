@@ -32,7 +32,7 @@ _BODY = {
     response_model_exclude_none=False,
     responses={
         200: {"content": {"application/json": {"example": answers.EXAMPLE}}},
-        **described(401, 403, 408, 413, 415, 422, 503),
+        **described(401, 403, 408, 413, 415, 422, 429, 503),
     },
     openapi_extra={"requestBody": _BODY},
 )
@@ -58,7 +58,7 @@ def tell(caller: Caller, found: Scored) -> None:
     logs.audit("predict", caller.key_id, facts)
 
 
-@router.get("/model", responses=described(401, 403, 503))
+@router.get("/model", responses=described(401, 403, 429, 503))
 async def model(request: Request, caller: Annotated[Caller, Depends(needs("predict"))]) -> dict[str, Any]:
     """The bundles that answer: digest, card, operating point, share; `refused`: why the last change did not happen."""
     service: Service = request.app.state.service
