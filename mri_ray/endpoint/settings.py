@@ -28,13 +28,15 @@ def _decode() -> DecodeConfig:
 class LimitsConfig:
     """What one replica takes on before it refuses.
 
-    body_mb: of one request (413). body_s: until its last byte is here, stall_s: without any byte (408). request_s:
-    until it is answered (503). concurrent: requests computed or waiting at once, held_mb: bytes of their bodies
-    together, held_slices: prepared slices; beyond, 503 with Retry-After: retry_after_s. slices: of one request,
-    heat_maps: of one that asks for them (413). per_minute: requests of one key (429), None: as many as it likes.
+    body_mb: of one request, json_mb: of a tensor request's JSON (413). body_s: until its last byte is here, stall_s:
+    without any byte (408). request_s: until it is answered (503). concurrent: requests computed or waiting at once,
+    held_mb: bytes of their bodies together, held_slices: prepared slices; beyond, 503 with Retry-After: retry_after_s.
+    slices: of one request, heat_maps: of one that asks for them (413). per_minute: requests of one key (429), None: as
+    many as it likes.
     """
 
     body_mb: float = 64
+    json_mb: float = 4
     body_s: float = 60
     stall_s: float = 10
     request_s: float = 60
@@ -48,7 +50,7 @@ class LimitsConfig:
 
     def __post_init__(self) -> None:
         _above(self, 0, "body_mb", "body_s", "stall_s", "request_s", "concurrent", "held_mb", "retry_after_s")
-        _above(self, 0, "slices", "held_slices", "heat_maps")
+        _above(self, 0, "json_mb", "slices", "held_slices", "heat_maps")
         if self.per_minute is not None:
             _above(self, 0, "per_minute")
         if self.held_mb < self.body_mb:
