@@ -30,9 +30,10 @@ def create(
     scoring: Jobs | None = None,
     routers: Sequence[APIRouter] = (),
     emit: metrics.Emit = lambda metric, value, tags: None,
+    forget: metrics.Forget = lambda tags: None,
 ) -> FastAPI:
-    """scoring: what starts batch jobs; without it there are none. routers: whatever else is answered. emit: is told
-    metrics."""
+    """scoring: what starts batch jobs; without it there are none. routers: whatever else is answered. emit, forget: are
+    told metrics, and which of them no longer hold."""
     # No pages of FastAPI's own: they load scripts from elsewhere.
     app = FastAPI(title="mri_ray", version=mri_ray.__version__, description=_ABOUT, docs_url=None, redoc_url=None)
     app.state.service, app.state.keys, app.state.jobs = service, keys, scoring
@@ -40,8 +41,8 @@ def create(
     problems.install(app)
     for router in (predict.router, health.router, inference.router, *([jobs.router] if scoring else []), *routers):
         app.include_router(router)
-    watcher = metrics.Watcher(service.config.name, service.config.drift, emit)
-    service.watches.append(watcher)
+    watcher = metrics.Watcher(service.config.name, service.config.drift, emit, forget)
+    service.watched(watcher)
     app.include_router(page.router(watcher))
     if service.config.results.uri is not None:
         app.include_router(dicomweb.router(Keeper(service.config)))

@@ -39,6 +39,11 @@ class Lanes:
         return [lane for lane in self.lanes if not lane.config.shadow and lane.config.share > 0]
 
     @property
+    def digests(self) -> frozenset[str]:
+        """Of all that may answer, with a share of the traffic or asked for by version."""
+        return frozenset(lane.bundle.digest for lane in self.lanes if not lane.config.shadow)
+
+    @property
     def shadows(self) -> list[Lane]:
         return [lane for lane in self.lanes if lane.config.shadow]
 

@@ -33,6 +33,9 @@ class Watch(Protocol):
 
     def shadowed(self, lane: Lane, shadow: Lane, found: Predictions, theirs: Predictions) -> None: ...
 
+    def changed(self, lanes: Lanes) -> None:
+        """From now on these answer; what others have begun may still be told of."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Scored:
@@ -60,6 +63,14 @@ class Service:
     def use(self, lanes: Lanes) -> None:
         """From now on these answer; requests that have begun are answered by what they began with."""
         self._lanes = lanes
+        for watch in self.watches:
+            watch.changed(lanes)
+
+    def watched(self, watch: Watch) -> None:
+        """Tell somebody more."""
+        self.watches.append(watch)
+        if self._lanes is not None:
+            watch.changed(self._lanes)
 
     @property
     def lanes(self) -> Lanes | None:

@@ -25,7 +25,7 @@ from mri_ray.endpoint.settings import BundleConfig, Bundles, EndpointConfig
 from mri_ray.errors import MriRayError
 from mri_ray.learn import bundle as bundles
 from mri_ray.on_ray import submit
-from mri_ray.on_ray.watch import emit
+from mri_ray.on_ray.watch import emit, forget
 from mri_ray.predict.predictor import Predictions, Predictor
 
 NAME = "Endpoint"  # of the deployment, as config files call it
@@ -45,7 +45,7 @@ class Endpoint:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         jobs = submit.RayJobs(self.config.jobs) if self.config.jobs.outputs else None
-        return apps.create(self.service, self._keys, scoring=jobs, emit=emit)
+        return apps.create(self.service, self._keys, scoring=jobs, emit=emit, forget=forget)
 
     async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
         """Load what is new beside what answers, then change over at once.

@@ -144,7 +144,10 @@ def test_traffic_is_shared_and_a_shadow_is_asked_but_not_believed(make):
         def shadowed(self, lane, shadow, found, theirs):
             told.append((lane.bundle.digest, shadow.bundle.digest, found.probability, theirs.probability))
 
-    app.state.service.watches.append(Watching())
+        def changed(self, lanes):
+            pass
+
+    app.state.service.watched(Watching())
     ids = [f"{number:08d}" for number in range(40)]
     ask = Client(app)
     by = [ask("POST", "/v1/predict", content=png(), headers={"X-Request-ID": one}).json()["bundle"] for one in ids]
