@@ -47,11 +47,11 @@ class Lanes:
     def shadows(self) -> list[Lane]:
         return [lane for lane in self.lanes if lane.config.shadow]
 
-    def chosen(self, request_id: str) -> Lane:
-        """By the request's id: asked again under the same id, the same bundle answers."""
+    def chosen(self, name: str) -> Lane:
+        """By a request's id, or what else it belongs to: asked again under the same name, the same bundle answers."""
         answering = self.answering
         total = sum(lane.config.share for lane in answering)
-        at = int(hashlib.sha256(request_id.encode()).hexdigest()[:12], 16) / 16**12 * total
+        at = int(hashlib.sha256(name.encode()).hexdigest()[:12], 16) / 16**12 * total
         for lane in answering:
             at -= lane.config.share
             if at < 0:

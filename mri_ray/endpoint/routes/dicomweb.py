@@ -73,7 +73,10 @@ def router(keeper: Keeper) -> APIRouter:
         study: StudyUid,
         instance: Annotated[str | None, Query(pattern=f"^{stow.UID}$", max_length=64)] = None,
     ) -> dict[str, Any]:
-        """What a study that came by DICOMweb was answered with; `instance` picks one of its instances by its UID."""
+        """What a study that came by DICOMweb was answered with; `instance` picks one of its instances by its UID.
+
+        `study` is of the instances that `bundle` answered, the last one asked; `left_out`: how many others did.
+        """
         return await _looked(state, study, instance)
 
     return made
@@ -139,8 +142,12 @@ async def _scored(service: Service, keeper: Keeper, part: related.Part, study: s
         return _Done(outcome=Outcome(instance=instance, code=Code.NOT_UNDERSTOOD))
     if study is not None and instance.study != study:
         return _Done(outcome=Outcome(instance=instance, code=Code.MISMATCH))
-    try:
-        found = await service.score(part.data, request_id=logs.request_id())
+    lanes = service.lanes
+    assert lanes is not None
+    assert instance.study is not None
+    try:  # by the study: where bundles share the traffic, its parts are of one bundle however they come
+        lane = lanes.chosen(instance.study)
+        found = await service.score(part.data, request_id=logs.request_id(), lane=lane)
     except Problem as problem:
         return _Done(outcome=Outcome(instance=instance, code=stow.code_of(problem.more.get("reason"))))
     code = Code.DISCARDED if found.upload.failures else None
@@ -194,15 +201,20 @@ async def _looked(state: _Sweeping, study: str, instance: str | None) -> dict[st
         instances = {name: instances[name]} if name in instances else {}
     if found is None or not instances:
         raise Problem(404, "no answer is kept for it; it never came, or too long ago")
+    # Probabilities of two bundles are no study's together: what came before a change of bundles is left out.
     last = list(instances.values())[-1]
     point = answers.OperatingPoint.model_validate(last["operating_point"])
-    rows = [row | {"row_id": f"{name}{row['row_id']}"} for name, one in instances.items() for row in one["rows"]]
+    by = Counter(one["bundle"] for one in instances.values())
+    summed = {name: one for name, one in instances.items() if one["bundle"] == last["bundle"]}
+    rows = [row | {"row_id": f"{name}{row['row_id']}"} for name, one in summed.items() for row in one["rows"]]
     shown = ("instance_number", "bundle", "slices", "failed")
     listed = [{"instance": name} | {key: one[key] for key in shown} for name, one in instances.items()]
     return {
         "study": answers.of_several(rows, point.study_threshold, point.study_refer).model_dump(mode="json"),
         "operating_point": point.model_dump(mode="json"),
-        "bundles": sorted({one["bundle"] for one in instances.values()}),
+        "bundle": last["bundle"],
+        "bundles": sorted(by),
+        "left_out": {digest: count for digest, count in sorted(by.items()) if digest != last["bundle"]},
         "expires_ms": found.expires_ms,
         "instances": sorted(listed, key=lambda one: (one["instance_number"] is None, one["instance_number"])),
     }
