@@ -87,12 +87,19 @@ class BatchConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class JobsConfig:
-    """Batch jobs over HTTP. Nothing may be read or written but below these prefixes; without any there are no jobs."""
+    """Batch jobs over HTTP. Nothing may be read or written but below these prefixes; without any there are no jobs.
+
+    timeout_s: until Ray's job API has answered (504).
+    """
 
     archives: tuple[str, ...] = ()
     bundles: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     address: str | None = None  # of Ray's job API; None: this cluster's
+    timeout_s: float = 30
+
+    def __post_init__(self) -> None:
+        _above(self, 0, "timeout_s")
 
 
 @dataclass(frozen=True, kw_only=True)
