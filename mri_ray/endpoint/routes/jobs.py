@@ -32,7 +32,8 @@ _BODY = {"required": True, "content": {"application/json": {"schema": jobs.JobRe
 async def start(request: Request, caller: Asking) -> Any:
     """Score an archive. The same archive, bundle and output again goes on where an earlier job stopped."""
     job = await _asked(request)
-    job_id = await _jobs(request).start(jobs.checked(job, request.app.state.service.config))
+    job = await asyncio.to_thread(jobs.checked, job, request.app.state.service.config)  # shares may take their time
+    job_id = await _jobs(request).start(job)
     logs.audit("job started", caller.key_id, {"job": job_id})
     return jobs.JobAnswer(id=job_id, state="pending")
 
