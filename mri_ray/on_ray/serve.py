@@ -77,14 +77,15 @@ class Endpoint:
         """Asked by Serve, which replaces a replica that raises."""
 
     def _lane(self, config: BundleConfig, known: lane.Lane | None) -> lane.Lane:
-        found = bundles.load(Location.of(config.uri, self.config.storage))
+        place = Location.of(config.uri, self.config.storage)
+        found, card = bundles.load(place), lane.card(place)
         if known is not None and known.bundle.digest == found.digest:  # what lies at a URI may have changed
-            return lane.Lane(config=config, predictor=known.predictor, ask=known.ask)
+            return lane.Lane(config=config, predictor=known.predictor, ask=known.ask, card=card)
         predictor = Predictor(
             found, precision=self.config.precision, threads=self.config.threads, engine=self.config.engine
         )
         lane.self_test(predictor)
-        return lane.Lane(config=config, predictor=predictor, ask=_batched(predictor, self.config))
+        return lane.Lane(config=config, predictor=predictor, ask=_batched(predictor, self.config), card=card)
 
 
 def _batched(predictor: Predictor, config: EndpointConfig) -> lane.Ask:

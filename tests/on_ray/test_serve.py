@@ -142,6 +142,12 @@ def test_answers_over_http_are_those_of_batch(served, tmp_path):
         assert told
 
 
+def test_the_bundles_card_is_told(served):
+    found = httpx.get(f"{served.url}/v1/model/card")
+    assert found.text.startswith("# Model card")
+    assert served.digests[0] in found.text
+
+
 def test_many_at_once_are_answered_as_one_alone(served):
     alone = {number: served.post(png(number)).json()["slices"][0]["probability"] for number in range(8)}
     found: dict[int, float] = {}
