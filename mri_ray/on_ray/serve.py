@@ -22,7 +22,7 @@ from mri_ray.endpoint.keys import Keys
 from mri_ray.endpoint.metrics import BATCH
 from mri_ray.endpoint.service import Service
 from mri_ray.endpoint.settings import BundleConfig, Bundles, EndpointConfig
-from mri_ray.errors import MriRayError
+from mri_ray.errors import BundleError, MriRayError
 from mri_ray.learn import bundle as bundles
 from mri_ray.on_ray import submit
 from mri_ray.on_ray.watch import emit, forget
@@ -30,6 +30,7 @@ from mri_ray.predict.predictor import Predictions, Predictor
 
 NAME = "Endpoint"  # of the deployment, as config files call it
 _BESIDE = 32  # requests beyond `limits.concurrent` that a replica sees, to refuse them well, or for health and metrics
+_REMEDY = "; none answers before them: put that right, or name other bundles in user_config and deploy again"
 
 log = logging.getLogger(__name__)
 
@@ -51,18 +52,18 @@ class Endpoint:
         """Load what is new beside what answers, then change over at once.
 
         What may not answer is refused, and what answers goes on: Serve would end the replica. One that has nothing to
-        go on with raises.
+        go on with raises BundleError: Serve must know, to send it no request, to leave others as they are, and to try
+        again, for storage may come back. After some times it gives a first deployment up; `serve status` says why.
         """
         try:
             await self._change(user_config)
         except Exception as exc:  # storage that does not answer, memory of a GPU that is full, ...
-            if self.service.lanes is None:
-                raise
             self.service.refused = type(exc).__name__
-            if isinstance(exc, MriRayError):
-                log.error("bundles refused: %s", exc)  # noqa: TRY400 - the message tells all
-            else:
-                log.exception("bundles refused")
+            foreseen, first = isinstance(exc, MriRayError), self.service.lanes is None
+            told = f"bundles refused: {exc if foreseen else type(exc).__name__}{_REMEDY if first else ''}"
+            log.error(told, exc_info=None if foreseen else exc)  # noqa: TRY400 - a foreseen one's message tells all
+            if first:
+                raise BundleError(told) from exc
 
     async def _change(self, user_config: Mapping[str, Any]) -> None:
         wanted = fields.build(Bundles, user_config)

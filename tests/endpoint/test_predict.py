@@ -180,6 +180,16 @@ def test_before_a_bundle_is_loaded_nothing_is_ready(make):
         assert (found.status_code, found.headers["retry-after"]) == (503, "1")
 
 
+def test_what_keeps_bundles_from_answering_is_told_by_its_kind(make):
+    app = make()
+    app.state.service._lanes, app.state.service.refused = None, "BundleError"
+    ask = Client(app)
+    for method, path in (("GET", "/readyz"), ("GET", "/v2/health/ready"), ("POST", "/v1/predict")):
+        found = ask(method, path, content=png())
+        assert (found.status_code, found.headers["content-type"]) == (503, "application/problem+json")
+        assert found.json()["refused"] == "BundleError"
+
+
 def test_the_model_is_told(make, bundle):
     (told,) = Client(make())("GET", "/v1/model").json()["bundles"]
     assert (told["bundle"], told["input_size"], told["labels"]) == (bundle.digest, SIZE, ["normal", "tumor"])

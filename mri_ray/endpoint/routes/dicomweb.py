@@ -104,8 +104,7 @@ class _Sweeping:
 
 async def _store(request: Request, caller: Caller, state: _Sweeping, study: str | None) -> JSONResponse:
     service: Service = request.app.state.service
-    if service.lanes is None:
-        raise Problem(503, "no bundle is loaded yet", headers={"Retry-After": "1"})
+    service.ready()
     config = service.config
     limits = related.Limits(
         parts=int(config.results.parts), part_bytes=min(config.decode.max_bytes, int(config.limits.body_mb * MIB))
@@ -142,11 +141,9 @@ async def _scored(service: Service, keeper: Keeper, part: related.Part, study: s
         return _Done(outcome=Outcome(instance=instance, code=Code.NOT_UNDERSTOOD))
     if study is not None and instance.study != study:
         return _Done(outcome=Outcome(instance=instance, code=Code.MISMATCH))
-    lanes = service.lanes
-    assert lanes is not None
     assert instance.study is not None
     try:  # by the study: where bundles share the traffic, its parts are of one bundle however they come
-        lane = lanes.chosen(instance.study)
+        lane = service.ready().chosen(instance.study)
         found = await service.score(part.data, request_id=logs.request_id(), lane=lane)
     except Problem as problem:
         return _Done(outcome=Outcome(instance=instance, code=stow.code_of(problem.more.get("reason"))))

@@ -179,9 +179,7 @@ def _columns(parts: list[Predictions], numbers: np.ndarray, frames: np.ndarray) 
 
 
 def _lanes(request: Request) -> Lanes:
-    found: Lanes | None = request.app.state.service.lanes
-    if found is None:
-        raise Problem(503, "no bundle is loaded yet", headers={"Retry-After": "1"})
+    found: Lanes = request.app.state.service.ready()
     return found
 
 

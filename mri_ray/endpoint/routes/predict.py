@@ -9,7 +9,7 @@ from starlette.responses import Response
 from mri_ray.endpoint import answers, body, logs
 from mri_ray.endpoint.keys import Caller, needs
 from mri_ray.endpoint.problems import Problem, described
-from mri_ray.endpoint.service import Scored, Service, not_ready
+from mri_ray.endpoint.service import Scored, Service
 from mri_ray.learn import bundle as bundles
 
 router = APIRouter(prefix="/v1", tags=["predict"])
@@ -63,8 +63,7 @@ def tell(caller: Caller, found: Scored) -> None:
 async def model(request: Request, caller: Annotated[Caller, Depends(needs("predict"))]) -> dict[str, Any]:
     """The bundles that answer: digest, operating point, share; `refused`: why the last change did not happen."""
     service: Service = request.app.state.service
-    if service.lanes is None:
-        raise not_ready()
+    lanes = service.ready().lanes
     return {
         "name": service.config.name,
         "refused": service.refused,
@@ -81,7 +80,7 @@ async def model(request: Request, caller: Annotated[Caller, Depends(needs("predi
                 "answers": bundles.answers(lane.bundle),
                 "metrics": lane.bundle.metrics,
             }
-            for lane in service.lanes.lanes
+            for lane in lanes
         ],
     }
 
@@ -100,9 +99,7 @@ async def card(
 ) -> Response:
     """A bundle's model card: what it is for, what it was trained on, its figures."""
     service: Service = request.app.state.service
-    if service.lanes is None:
-        raise not_ready()
-    lanes = service.lanes.answering if bundle is None else service.lanes.lanes
+    lanes = service.ready().answering if bundle is None else service.ready().lanes
     found = next((lane.card for lane in lanes if bundle in (None, lane.bundle.digest)), None)
     if found is None:
         raise Problem(404, "no such bundle, or it has no card")
