@@ -113,12 +113,17 @@ def build(args: Mapping[str, Any]) -> serve.Application:
 
 
 def application(config: EndpointConfig, **options: Any) -> serve.Application:
-    """options: of the deployment, over those that follow from the config."""
-    ongoing = config.limits.concurrent + _BESIDE
+    """options: of the deployment, over those that follow from the config.
+
+    What Serve's proxy refuses is plain text, so a replica should come to refuse it first, as a document: a proxy holds
+    back as many requests as a replica takes, and a burst has passed before that queue is full.
+    """
+    ongoing = int(config.limits.concurrent) + _BESIDE
     deployed = serve.deployment(
         name=NAME,
         max_ongoing_requests=ongoing,
-        max_queued_requests=_BESIDE,
+        max_queued_requests=ongoing,
+        backpressure_config={"retry_after_s": config.limits.retry_after_s},
         graceful_shutdown_timeout_s=config.limits.body_s + config.limits.request_s,
         **options,
     )

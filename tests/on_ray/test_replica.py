@@ -7,10 +7,10 @@ import pytest
 
 from mri_ray.archive.storage import Location
 from mri_ray.endpoint import logs
-from mri_ray.endpoint.settings import EndpointConfig, KeysConfig
+from mri_ray.endpoint.settings import EndpointConfig, KeysConfig, LimitsConfig
 from mri_ray.errors import BundleError
 from mri_ray.learn import bundle as bundles
-from mri_ray.on_ray.serve import Endpoint
+from mri_ray.on_ray.serve import Endpoint, application
 from tests.endpoint.small import Client, bundle_of
 
 
@@ -43,6 +43,14 @@ def test_a_first_bundle_that_is_refused_ends_the_replica_and_says_what_to_do(
         assert "DOE" not in text
     ready = Client(replica.__serve_build_asgi_app__())("GET", "/readyz")
     assert (ready.status_code, ready.json()["refused"]) == (503, kind)
+
+
+def test_a_replica_comes_to_refuse_what_the_proxy_would():
+    limits = LimitsConfig(concurrent=10, retry_after_s=7)
+    told = application(EndpointConfig(limits=limits))._bound_deployment
+    assert told.max_ongoing_requests > limits.concurrent
+    assert told.max_queued_requests == told.max_ongoing_requests
+    assert told.backpressure_config.retry_after_s == 7
 
 
 def _fail() -> None:

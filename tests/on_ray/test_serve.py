@@ -1,5 +1,6 @@
 """The endpoint on a real Ray Serve: batch's numbers, bundles that change under load, replicas that die."""
 
+import asyncio
 import io
 import socket
 import threading
@@ -169,6 +170,20 @@ def test_many_at_once_are_answered_as_one_alone(served):
     assert {number: found[number] for number in found} == {
         number: pytest.approx(alone[number % 8], abs=1e-6) for number in range(32)
     }
+
+
+def test_a_burst_is_answered_or_refused_by_the_endpoint_itself(served):
+    """As many at once as a replica and the queue before it hold: Serve's own refusals are no documents."""
+
+    async def burst() -> list[httpx.Response]:
+        limits = httpx.Limits(max_connections=None)
+        async with httpx.AsyncClient(timeout=120, limits=limits) as client:
+            body = png()
+            return await asyncio.gather(*(client.post(f"{served.url}/v1/predict", content=body) for _ in range(250)))
+
+    found = Counter((one.status_code, one.headers["content-type"]) for one in asyncio.run(burst()))
+    assert found.keys() <= {(200, "application/json"), (503, "application/problem+json")}
+    assert found[200, "application/json"] >= 128
 
 
 def test_a_bad_request_harms_none_beside_it(served):
