@@ -66,7 +66,7 @@ class OperatingPoint(_Answer):
 
 
 class Answer(_Answer):
-    """What an upload is answered with. It makes no diagnosis: see the bundle's card at /v1/model."""
+    """What an upload is answered with. It makes no diagnosis: see the bundle's card at /v1/model/card."""
 
     model_config = ConfigDict(frozen=True, json_schema_extra={"examples": []})
     request_id: str

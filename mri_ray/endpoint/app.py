@@ -13,6 +13,7 @@ from mri_ray.endpoint.jobs import Jobs
 from mri_ray.endpoint.kept import Keeper
 from mri_ray.endpoint.keys import Keys
 from mri_ray.endpoint.limits import Limits, Room
+from mri_ray.endpoint.rates import Rates
 from mri_ray.endpoint.routes import dicomweb, health, inference, jobs, page, predict
 from mri_ray.endpoint.service import Service
 
@@ -29,18 +30,19 @@ def create(
     scoring: Jobs | None = None,
     routers: Sequence[APIRouter] = (),
     emit: metrics.Emit = lambda metric, value, tags: None,
+    forget: metrics.Forget = lambda tags: None,
 ) -> FastAPI:
-    """scoring: what starts batch jobs; without it there are none. routers: whatever else is answered. emit: is told
-    metrics."""
+    """scoring: what starts batch jobs; without it there are none. routers: whatever else is answered. emit, forget: are
+    told metrics, and which of them no longer hold."""
     # No pages of FastAPI's own: they load scripts from elsewhere.
     app = FastAPI(title="mri_ray", version=mri_ray.__version__, description=_ABOUT, docs_url=None, redoc_url=None)
     app.state.service, app.state.keys, app.state.jobs = service, keys, scoring
-    app.state.room = Room(service.config.limits)
+    app.state.room, app.state.rates = Room(service.config.limits), Rates(service.config.limits.per_minute)
     problems.install(app)
     for router in (predict.router, health.router, inference.router, *([jobs.router] if scoring else []), *routers):
         app.include_router(router)
-    watcher = metrics.Watcher(service.config.name, service.config.drift, emit)
-    service.watches.append(watcher)
+    watcher = metrics.Watcher(service.config.name, service.config.drift, emit, forget)
+    service.watched(watcher)
     app.include_router(page.router(watcher))
     if service.config.results.uri is not None:
         app.include_router(dicomweb.router(Keeper(service.config)))

@@ -1,5 +1,6 @@
 """Batch scorings that are asked for over HTTP: what may be asked for, and what is told of them."""
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol
 from urllib.parse import unquote
@@ -59,7 +60,10 @@ class Jobs(Protocol):
 
 
 def checked(job: JobRequest, config: EndpointConfig) -> JobRequest:
-    """The job with its places in normal form. Raises Problem 403 for one that the config does not allow."""
+    """The job with its places in normal form. Raises Problem 403 for one that the config does not allow.
+
+    On disk what counts is where a path leads: links are followed, and the job gets the path behind them.
+    """
     allowed = {"archive": config.jobs.archives, "bundle": config.jobs.bundles, "output": config.jobs.outputs}
     return job.model_copy(
         update={name: _below(name, getattr(job, name), prefixes, config) for name, prefixes in allowed.items()}
@@ -75,9 +79,19 @@ def _below(name: str, uri: str, prefixes: Sequence[str], config: EndpointConfig)
     parts = unquote(place.partition("://")[2]).split("/")
     if ".." in parts or "." in parts or any(ord(letter) < 32 for letter in place):
         raise refused
-    if not any(f"{place}/".startswith(f"{Location.of(prefix, config.storage).uri}/") for prefix in prefixes):
-        raise refused
-    return place
+    real = _real(place)
+    for prefix in prefixes:
+        allowed = Location.of(prefix, config.storage).uri
+        root = _real(allowed).removesuffix("/")
+        if f"{real}/".startswith(f"{root}/"):
+            return allowed.removesuffix("/") + real.removeprefix(root)  # under the name that the config gives it
+    raise refused
+
+
+def _real(uri: str) -> str:
+    """The same place without links on the way, where it lies on disk."""
+    scheme, _, path = uri.partition("://")
+    return f"file://{os.path.realpath(path)}" if scheme == "file" else uri
 
 
 def told(job_id: str, state: JobState, record: object) -> JobAnswer:

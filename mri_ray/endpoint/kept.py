@@ -22,7 +22,10 @@ _NAME = re.compile(r"[0-9a-f]{32}/(\d{15})-[0-9a-f]{16}\.json")
 
 @dataclass(frozen=True, kw_only=True)
 class Kept:
-    """instances: by pseudonym, as `Keeper.keep` was given them, of each the newest. expires_ms: when all are gone."""
+    """instances: by pseudonym, as `Keeper.keep` was given them, of each the newest, and the newest of all last.
+
+    expires_ms: when all are gone.
+    """
 
     instances: dict[str, dict[str, Any]]
     expires_ms: int
@@ -60,7 +63,8 @@ class Keeper:
                 continue
             if isinstance(data, OSError):
                 raise data
-            instances |= json.loads(data)["instances"]
+            new = json.loads(data)["instances"]
+            instances = {name: one for name, one in instances.items() if name not in new} | new
         return Kept(instances=instances, expires_ms=alive[-1][0] + self._keep_ms) if instances else None
 
     def sweep(self, now_ms: int) -> int:

@@ -10,7 +10,7 @@ import hmac
 import ipaddress
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -103,13 +103,15 @@ class Keys:
         return Caller(key_id=f"jwt-{name}", roles=roles)
 
 
-def needs(role: str) -> Callable[[Request], Caller]:
-    """A FastAPI dependency: the caller, if that role is theirs. Raises Problem 401 or 403."""
+def needs(role: str) -> Callable[[Request], Awaitable[Caller]]:
+    """A FastAPI dependency: the caller, if that role is theirs. Raises Problem 401, 403 or 429."""
     assert role in ROLES
 
-    def check(request: Request) -> Caller:
+    async def check(request: Request) -> Caller:
+        # On the event loop: FastAPI would give a plain function a thread's turn, which takes longer than the look.
         caller = request.app.state.keys.caller(request)
         request.state.key_id = caller.key_id
+        request.app.state.rates.take(caller.key_id)
         if role not in caller.roles:
             raise Problem(403, f"the key has not the role {role}")
         return caller

@@ -1,27 +1,36 @@
 """One loaded bundle and how it is asked; which of several answers a request."""
 
 import hashlib
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from mri_ray.archive.storage import Location
 from mri_ray.endpoint.settings import BundleConfig
-from mri_ray.errors import BundleError
-from mri_ray.learn.bundle import Bundle
+from mri_ray.errors import ArchiveError, BundleError
+from mri_ray.learn.bundle import CARD, Bundle
 from mri_ray.predict.predictor import Predictions, Predictor
 
 Ask = Callable[[np.ndarray], Awaitable[Predictions]]
 _TRIED = 3  # pictures of the self-test
+CARD_BYTES = 256 * 1024  # of a card that is told; ours have a tenth of it
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Lane:
-    """ask: pictures uint8 (N, 1, S, S) -> predictions, computed together with those of other requests."""
+    """ask: pictures uint8 (N, 1, S, S) -> predictions, computed together with those of other requests.
+
+    card: Markdown, as it lay beside the bundle when that was loaded.
+    """
 
     config: BundleConfig
     predictor: Predictor
     ask: Ask
+    card: str | None = None
 
     @property
     def bundle(self) -> Bundle:
@@ -39,14 +48,19 @@ class Lanes:
         return [lane for lane in self.lanes if not lane.config.shadow and lane.config.share > 0]
 
     @property
+    def digests(self) -> frozenset[str]:
+        """Of all that may answer, with a share of the traffic or asked for by version."""
+        return frozenset(lane.bundle.digest for lane in self.lanes if not lane.config.shadow)
+
+    @property
     def shadows(self) -> list[Lane]:
         return [lane for lane in self.lanes if lane.config.shadow]
 
-    def chosen(self, request_id: str) -> Lane:
-        """By the request's id: asked again under the same id, the same bundle answers."""
+    def chosen(self, name: str) -> Lane:
+        """By a request's id, or what else it belongs to: asked again under the same name, the same bundle answers."""
         answering = self.answering
         total = sum(lane.config.share for lane in answering)
-        at = int(hashlib.sha256(request_id.encode()).hexdigest()[:12], 16) / 16**12 * total
+        at = int(hashlib.sha256(name.encode()).hexdigest()[:12], 16) / 16**12 * total
         for lane in answering:
             at -= lane.config.share
             if at < 0:
@@ -56,6 +70,20 @@ class Lanes:
     def of(self, digest: str) -> Lane | None:
         """The one of a digest that may answer: no shadow."""
         return next((one for one in self.lanes if one.bundle.digest == digest and not one.config.shadow), None)
+
+
+def card(place: Location) -> str | None:
+    """A bundle's card. None without one, for one above CARD_BYTES or one that cannot be read: answers need none."""
+    try:
+        with place.open(CARD) as file:
+            data = file.read(CARD_BYTES + 1)
+    except (OSError, ArchiveError) as exc:
+        log.warning("a bundle's card is not told: %s", type(exc).__name__)
+        return None
+    if len(data) > CARD_BYTES:
+        log.warning("a bundle's card is not told: it may have %d bytes", CARD_BYTES)
+        return None
+    return data.decode("utf-8", "replace")
 
 
 def self_test(predictor: Predictor) -> None:

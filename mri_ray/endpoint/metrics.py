@@ -10,13 +10,14 @@ from typing import Any, Literal
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mri_ray.endpoint.drift import Window
-from mri_ray.endpoint.lane import Lane
+from mri_ray.endpoint.lane import Lane, Lanes
 from mri_ray.endpoint.limits import Room
 from mri_ray.endpoint.reading import Upload
 from mri_ray.endpoint.settings import DriftConfig
 from mri_ray.predict.predictor import Predictions
 
 Emit = Callable[["Metric", float, Mapping[str, str]], None]
+Forget = Callable[[Mapping[str, str]], None]  # gauges that have these tags, and maybe others
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _MODEL = ("model", "version")  # the endpoint's name, and a bundle's digest
 
@@ -51,9 +52,17 @@ EVERY = (REQUESTS, SECONDS, STAGES, DECISIONS, FAILED, BATCH, QUEUE, DRIFT, SHAD
 class Watcher:
     """A `service.Watch` that tells metrics and holds a window of each bundle's slices."""
 
-    def __init__(self, model: str, config: DriftConfig, emit: Emit) -> None:
-        self._model, self._config, self._emit = model, config, emit
+    def __init__(self, model: str, config: DriftConfig, emit: Emit, forget: Forget) -> None:
+        self._model, self._config, self._emit, self._forget = model, config, emit, forget
         self._windows: dict[str, Window] = {}
+        self._digests: frozenset[str] = frozenset()  # of the bundles that may answer
+
+    def changed(self, lanes: Lanes) -> None:
+        """What no longer answers is no longer told of: its last figures would stand for ever."""
+        for digest in self._digests - lanes.digests:
+            self._windows.pop(digest, None)
+            self._forget({"model": self._model, "version": digest})
+        self._digests = lanes.digests
 
     def window(self, lane: Lane) -> Window:
         found = self._windows.get(lane.bundle.digest)
@@ -69,6 +78,8 @@ class Watcher:
             self._emit(DECISIONS, 1, tags | {"decision": decision.value})
         for failure in upload.failures:
             self._emit(FAILED, 1, tags | {"reason": failure.reason.value})
+        if lane.bundle.digest not in self._digests:  # it had begun before the bundles changed
+            return
         window = self.window(lane)
         if window.add(upload, found):
             for name, statistics in window.told()["of"].items():

@@ -102,6 +102,7 @@ SCHEMA = {
         "detail": {"type": "string"},
         "reason": {"type": "string", "enum": [reason.value for reason in Reason]},
         "remedy": {"type": "string"},
+        "refused": {"type": "string"},
         "faults": {"type": "array", "items": {"type": "object"}},
     },
 }

@@ -22,16 +22,15 @@ from mri_ray.predict.predictor import Predictions
 log = logging.getLogger(__name__)
 
 
-def not_ready() -> Problem:
-    return Problem(503, "no bundle is loaded yet", headers={"Retry-After": "1"})
-
-
 class Watch(Protocol):
     """Is told of what was answered: for metrics and drift. Called on the event loop; must not wait."""
 
     def scored(self, lane: Lane, upload: reading.Upload, found: Predictions, timings_ms: dict[str, float]) -> None: ...
 
     def shadowed(self, lane: Lane, shadow: Lane, found: Predictions, theirs: Predictions) -> None: ...
+
+    def changed(self, lanes: Lanes) -> None:
+        """From now on these answer; what others have begun may still be told of."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -60,18 +59,34 @@ class Service:
     def use(self, lanes: Lanes) -> None:
         """From now on these answer; requests that have begun are answered by what they began with."""
         self._lanes = lanes
+        for watch in self.watches:
+            watch.changed(lanes)
+
+    def watched(self, watch: Watch) -> None:
+        """Tell somebody more."""
+        self.watches.append(watch)
+        if self._lanes is not None:
+            watch.changed(self._lanes)
 
     @property
     def lanes(self) -> Lanes | None:
         return self._lanes
 
+    def ready(self) -> Lanes:
+        """What answers. Raises Problem 503 where nothing does, with what kind of error keeps it from that."""
+        if self._lanes is not None:
+            return self._lanes
+        after = {"Retry-After": "1"}
+        if self.refused is None:
+            raise Problem(503, "no bundle is loaded yet", headers=after)
+        detail = f"no bundle may answer: {self.refused}; the log says what to do"
+        raise Problem(503, detail, headers=after, refused=self.refused)
+
     async def score(
         self, body: bytes, *, request_id: str, heatmap: bool = False, picture: bool = False, lane: Lane | None = None
     ) -> Scored:
         """One object's slices and study, by `lane` where one is asked for. Raises Problem where it has none."""
-        lanes = self._lanes
-        if lanes is None:
-            raise not_ready()
+        lanes = self.ready()
         lane = lane or lanes.chosen(request_id)
         loop, began = asyncio.get_running_loop(), time.perf_counter()
         upload = await loop.run_in_executor(self._decoders, self._read, body, lane)

@@ -28,13 +28,15 @@ def _decode() -> DecodeConfig:
 class LimitsConfig:
     """What one replica takes on before it refuses.
 
-    body_mb: of one request (413). body_s: until its last byte is here, stall_s: without any byte (408). request_s:
-    until it is answered (503). concurrent: requests computed or waiting at once, held_mb: bytes of their bodies
-    together, held_slices: prepared slices; beyond, 503 with Retry-After: retry_after_s. slices: of one request,
-    heat_maps: of one that asks for them (413).
+    body_mb: of one request, json_mb: of a tensor request's JSON (413). body_s: until its last byte is here, stall_s:
+    without any byte (408). request_s: until it is answered (503). concurrent: requests computed or waiting at once,
+    held_mb: bytes of their bodies together, held_slices: prepared slices; beyond, 503 with Retry-After: retry_after_s.
+    slices: of one request, heat_maps: of one that asks for them (413). per_minute: requests of one key (429), None: as
+    many as it likes.
     """
 
     body_mb: float = 64
+    json_mb: float = 4
     body_s: float = 60
     stall_s: float = 10
     request_s: float = 60
@@ -44,10 +46,13 @@ class LimitsConfig:
     slices: int = 2_000
     held_slices: int = 10_000
     heat_maps: int = 200
+    per_minute: float | None = None
 
     def __post_init__(self) -> None:
         _above(self, 0, "body_mb", "body_s", "stall_s", "request_s", "concurrent", "held_mb", "retry_after_s")
-        _above(self, 0, "slices", "held_slices", "heat_maps")
+        _above(self, 0, "json_mb", "slices", "held_slices", "heat_maps")
+        if self.per_minute is not None:
+            _above(self, 0, "per_minute")
         if self.held_mb < self.body_mb:
             raise ConfigError(f"held_mb: must be at least body_mb ({self.body_mb:g}), got {self.held_mb:g}")
         if self.held_slices < self.slices:
@@ -82,12 +87,19 @@ class BatchConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class JobsConfig:
-    """Batch jobs over HTTP. Nothing may be read or written but below these prefixes; without any there are no jobs."""
+    """Batch jobs over HTTP. Nothing may be read or written but below these prefixes; without any there are no jobs.
+
+    timeout_s: until Ray's job API has answered (504).
+    """
 
     archives: tuple[str, ...] = ()
     bundles: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     address: str | None = None  # of Ray's job API; None: this cluster's
+    timeout_s: float = 30
+
+    def __post_init__(self) -> None:
+        _above(self, 0, "timeout_s")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,6 +30,10 @@ class ProtocolError(UserError):
     """A request that breaks the protocol's rules."""
 
 
+class TooMuchJsonError(ProtocolError):
+    """A request with more JSON than may be parsed."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Request:
     """objects: encoded, or None; pixels: uint8 (N, 1, S, S), or None; one of them is there.
@@ -43,13 +47,15 @@ class Request:
     outputs: Mapping[str, bool] = field(default_factory=dict)
 
 
-def parse(body: bytes, header: str | None, *, size: int, most: int) -> Request:
+def parse(body: bytes, header: str | None, *, size: int, most: int, most_json: int) -> Request:
     """A request of which the header tells how much is JSON; None: all of it.
 
-    size: of prepared pictures, pixels a side. most: how many pictures or objects one request may bring. Raises
+    size: of prepared pictures, pixels a side. most: pictures or objects of one request. most_json: bytes. Raises
     ProtocolError.
     """
     cut = _json_length(header, len(body))
+    if cut > most_json:  # no thread helps: while Python parses JSON, nothing else of the process runs
+        raise TooMuchJsonError(f"body: its JSON may have {most_json} bytes, and tensors as bytes behind it, got {cut}")
     document = _document(body[:cut])
     inputs = _listed(document, "inputs")
     if len(inputs) != 1:

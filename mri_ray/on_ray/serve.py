@@ -22,14 +22,15 @@ from mri_ray.endpoint.keys import Keys
 from mri_ray.endpoint.metrics import BATCH
 from mri_ray.endpoint.service import Service
 from mri_ray.endpoint.settings import BundleConfig, Bundles, EndpointConfig
-from mri_ray.errors import MriRayError
+from mri_ray.errors import BundleError, MriRayError
 from mri_ray.learn import bundle as bundles
 from mri_ray.on_ray import submit
-from mri_ray.on_ray.watch import emit
+from mri_ray.on_ray.watch import emit, forget
 from mri_ray.predict.predictor import Predictions, Predictor
 
 NAME = "Endpoint"  # of the deployment, as config files call it
 _BESIDE = 32  # requests beyond `limits.concurrent` that a replica sees, to refuse them well, or for health and metrics
+_REMEDY = "; none answers before them: put that right, or name other bundles in user_config and deploy again"
 
 log = logging.getLogger(__name__)
 
@@ -45,24 +46,24 @@ class Endpoint:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         jobs = submit.RayJobs(self.config.jobs) if self.config.jobs.outputs else None
-        return apps.create(self.service, self._keys, scoring=jobs, emit=emit)
+        return apps.create(self.service, self._keys, scoring=jobs, emit=emit, forget=forget)
 
     async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
         """Load what is new beside what answers, then change over at once.
 
         What may not answer is refused, and what answers goes on: Serve would end the replica. One that has nothing to
-        go on with raises.
+        go on with raises BundleError: Serve must know, to send it no request, to leave others as they are, and to try
+        again, for storage may come back. After some times it gives a first deployment up; `serve status` says why.
         """
         try:
             await self._change(user_config)
         except Exception as exc:  # storage that does not answer, memory of a GPU that is full, ...
-            if self.service.lanes is None:
-                raise
             self.service.refused = type(exc).__name__
-            if isinstance(exc, MriRayError):
-                log.error("bundles refused: %s", exc)  # noqa: TRY400 - the message tells all
-            else:
-                log.exception("bundles refused")
+            foreseen, first = isinstance(exc, MriRayError), self.service.lanes is None
+            told = f"bundles refused: {exc if foreseen else type(exc).__name__}{_REMEDY if first else ''}"
+            log.error(told, exc_info=None if foreseen else exc)  # noqa: TRY400 - a foreseen one's message tells all
+            if first:
+                raise BundleError(told) from exc
 
     async def _change(self, user_config: Mapping[str, Any]) -> None:
         wanted = fields.build(Bundles, user_config)
@@ -77,14 +78,15 @@ class Endpoint:
         """Asked by Serve, which replaces a replica that raises."""
 
     def _lane(self, config: BundleConfig, known: lane.Lane | None) -> lane.Lane:
-        found = bundles.load(Location.of(config.uri, self.config.storage))
+        place = Location.of(config.uri, self.config.storage)
+        found, card = bundles.load(place), lane.card(place)
         if known is not None and known.bundle.digest == found.digest:  # what lies at a URI may have changed
-            return lane.Lane(config=config, predictor=known.predictor, ask=known.ask)
+            return lane.Lane(config=config, predictor=known.predictor, ask=known.ask, card=card)
         predictor = Predictor(
             found, precision=self.config.precision, threads=self.config.threads, engine=self.config.engine
         )
         lane.self_test(predictor)
-        return lane.Lane(config=config, predictor=predictor, ask=_batched(predictor, self.config))
+        return lane.Lane(config=config, predictor=predictor, ask=_batched(predictor, self.config), card=card)
 
 
 def _batched(predictor: Predictor, config: EndpointConfig) -> lane.Ask:
@@ -111,12 +113,17 @@ def build(args: Mapping[str, Any]) -> serve.Application:
 
 
 def application(config: EndpointConfig, **options: Any) -> serve.Application:
-    """options: of the deployment, over those that follow from the config."""
-    ongoing = config.limits.concurrent + _BESIDE
+    """options: of the deployment, over those that follow from the config.
+
+    What Serve's proxy refuses is plain text, so a replica should come to refuse it first, as a document: a proxy holds
+    back as many requests as a replica takes, and a burst has passed before that queue is full.
+    """
+    ongoing = int(config.limits.concurrent) + _BESIDE
     deployed = serve.deployment(
         name=NAME,
         max_ongoing_requests=ongoing,
-        max_queued_requests=_BESIDE,
+        max_queued_requests=ongoing,
+        backpressure_config={"retry_after_s": config.limits.retry_after_s},
         graceful_shutdown_timeout_s=config.limits.body_s + config.limits.request_s,
         **options,
     )

@@ -21,6 +21,18 @@ _STATES: dict[JobStatus, JobState] = {
     JobStatus.STOPPED: "stopped",
 }
 _OUTPUT = "mri_ray.output"  # in a job's metadata
+_LATER = {"Retry-After": "10"}
+
+
+class _Client(JobSubmissionClient):
+    """Ray's own waits for ever, and with it the thread that asks."""
+
+    def __init__(self, address: str, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        super().__init__(address)
+
+    def _do_request(self, method: str, endpoint: str, **given: Any) -> Any:
+        return super()._do_request(method, endpoint, **{"timeout": self._timeout_s} | given)
 
 
 class RayJobs:
@@ -28,19 +40,25 @@ class RayJobs:
 
     def __init__(self, config: JobsConfig) -> None:
         self._config = config
-        self._found: JobSubmissionClient | None = None
+        self._found: _Client | None = None
 
     async def start(self, job: JobRequest) -> str:
+        """Raises Problem as `_call` does; that of 504 names the job, which may have been taken on all the same."""
         job_id = f"mri-{uuid.uuid4().hex}"
         # As JSON, which is YAML: whatever stands in a URI, it stays one text.
         given = [f"{name}={json.dumps(value)}" for name, value in job.model_dump().items()]
-        submitted = await self._call(
-            "submit_job",
-            entrypoint=shlex.join(["python", "-m", "jobs.score", *given]),
-            submission_id=job_id,
-            metadata={_OUTPUT: job.output},
-            runtime_env=_runtime_env(),
-        )
+        try:
+            submitted = await self._call(
+                "submit_job",
+                entrypoint=shlex.join(["python", "-m", "jobs.score", *given]),
+                submission_id=job_id,
+                metadata={_OUTPUT: job.output},
+                runtime_env=_runtime_env(),
+            )
+        except Problem as problem:
+            if problem.status_code == 504:
+                problem.more["id"] = job_id
+            raise
         if submitted is None:
             raise _absent()
         return job_id
@@ -58,9 +76,13 @@ class RayJobs:
         return True
 
     async def _call(self, method: str, *args: Any, **named: Any) -> Any:
-        """None for a job that is not there."""
+        """None for a job that is not there. Raises Problem: 503, or 504 for what takes too long."""
+        limit = self._config.timeout_s
         try:
-            return await asyncio.to_thread(lambda: getattr(self._client(), method)(*args, **named))
+            async with asyncio.timeout(limit):
+                return await asyncio.to_thread(lambda: getattr(self._client(), method)(*args, **named))
+        except TimeoutError as exc:
+            raise Problem(504, f"Ray's job API does not answer within {limit:g} s", headers=_LATER) from exc
         except RuntimeError as exc:
             if "status code 404" in str(exc):  # a bare 404 may stand in an id
                 return None
@@ -70,12 +92,12 @@ class RayJobs:
 
     def _client(self) -> JobSubmissionClient:
         if self._found is None:
-            self._found = JobSubmissionClient(self._config.address or _dashboard())
+            self._found = _Client(self._config.address or _dashboard(), self._config.timeout_s)
         return self._found
 
 
 def _absent() -> Problem:
-    return Problem(503, "Ray's job API does not answer", headers={"Retry-After": "10"})
+    return Problem(503, "Ray's job API does not answer", headers=_LATER)
 
 
 def _dashboard() -> str:

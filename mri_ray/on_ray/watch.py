@@ -25,6 +25,13 @@ def emit(metric: Metric, value: float, tags: Mapping[str, str]) -> None:
         made.observe(value, tags=dict(tags))
 
 
+def forget(tags: Mapping[str, str]) -> None:
+    """Let go of every gauge that has these tags: no longer set again, it is gone after two reports of Ray's."""
+    for metric, has in list(_gauges):
+        if tags.items() <= dict(has).items():
+            _gauges.pop((metric, has), None)
+
+
 @cache
 def _made(metric: Metric) -> Counter | Gauge | Histogram:
     """Once a process: Ray knows a metric by its name."""

@@ -15,8 +15,10 @@ from served import served, small_bundle
 
 from mri_ray.archive.storage import Location
 from mri_ray.endpoint.kept import Keeper
+from mri_ray.endpoint.lane import Lanes
 from mri_ray.endpoint.settings import EndpointConfig, ResultsConfig
 from mri_ray.errors import ConfigError
+from tests.endpoint.small import lane_of
 
 dicomweb = pytest.importorskip("dicomweb_client.api")
 KEY = "a site key of the tests"
@@ -117,6 +119,44 @@ def test_what_comes_in_several_requests_is_one_study(here, client, study):
     assert [one["instance_number"] for one in asked(here, study).json()["instances"]] == [1, 2]
 
 
+@pytest.fixture
+def changing(tmp_path, monkeypatch):
+    """An endpoint of its own, and two bundles that differ in their operating points."""
+    monkeypatch.setenv("MRI_RAY_SITE_KEY", KEY)
+    first, second = (lane_of(small_bundle(threshold=threshold)) for threshold in (0.4, 0.6))
+    with served(first.bundle, results=ResultsConfig(uri=str(tmp_path))) as here:
+        here.app.state.service.use(Lanes(lanes=[first]))
+        yield here, first, second
+
+
+def test_a_study_is_summed_up_of_one_bundles_answers_and_tells_of_the_others(changing, study):
+    here, first, second = changing
+    store(here, *(encoded(instance(study, number)) for number in (1, 2, 3)))
+    assert asked(here, study).json()["left_out"] == {}
+    here.app.state.service.use(Lanes(lanes=[second]))
+    store(here, encoded(instance(study, 2)))
+    found = asked(here, study).json()
+    by = [one["bundle"] for one in found["instances"]]
+    assert by == [first.bundle.digest, second.bundle.digest, first.bundle.digest]
+    assert (found["bundle"], found["left_out"]) == (second.bundle.digest, {first.bundle.digest: 2})
+    assert found["study"]["slices"] == 1
+    assert found["study"]["probability"] == found["instances"][1]["slices"][0]["probability"]
+    assert found["operating_point"]["threshold"] == 0.6
+    alone = asked(here, study, instance=f"{study}.1.3").json()
+    assert (alone["bundle"], alone["left_out"], alone["study"]["slices"]) == (first.bundle.digest, {}, 1)
+
+
+def test_a_study_in_parts_is_one_bundles_where_several_share_the_traffic(changing):
+    here, first, second = changing
+    here.app.state.service.use(Lanes(lanes=[first, second]))
+    studies = [f"1.2.826.0.1.3680043.8.498.{number}" for number in range(6)]
+    for number in range(3):
+        store(here, *(encoded(instance(one, number)) for one in studies))
+    found = [asked(here, one).json() for one in studies]
+    assert [one["study"]["slices"] for one in found] == [3] * 6
+    assert {one["bundle"] for one in found} == {first.bundle.digest, second.bundle.digest}
+
+
 def test_another_replica_finds_it(client, results, study, monkeypatch):
     client.store_instances([instance(study, 1)])
     monkeypatch.setenv("MRI_RAY_SITE_KEY", KEY)
@@ -202,11 +242,13 @@ def test_answers_go_when_their_time_is_over(tmp_path, monkeypatch):
     keeper.keep("1.2.3", {"b": {"n": 2}}, now_ms=2_000)
     keeper.keep("1.2.3.4", {"c": {"n": 3}}, now_ms=3_000)
     found = keeper.look("1.2.3", now_ms=3_000)
-    assert found.instances == {"a": {"n": 1}, "b": {"n": 2}}
+    assert list(found.instances.items()) == [("a", {"n": 1}), ("b", {"n": 2})]
     assert found.expires_ms == 3_602_000
     assert keeper.look("1.2.3", now_ms=3_601_500).instances == {"b": {"n": 2}}
     assert keeper.look("1.2.3", now_ms=3_602_000) is None
-    assert keeper.sweep(3_602_000) == 2
+    keeper.keep("1.2.3", {"a": {"n": 4}}, now_ms=2_500)
+    assert list(keeper.look("1.2.3", now_ms=3_000).instances.items()) == [("b", {"n": 2}), ("a", {"n": 4})]
+    assert keeper.sweep(3_602_600) == 3
     assert keeper.look("1.2.3.4", now_ms=3_602_000).instances == {"c": {"n": 3}}
     left = [name for batch in Location.of(str(tmp_path)).list() for name in batch["key"].to_pylist()]
     assert len(left) == 2

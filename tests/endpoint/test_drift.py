@@ -1,6 +1,7 @@
 """What a replica says of drift, over HTTP: of pictures like those of the reference, and of others."""
 
 import io
+from dataclasses import replace
 
 import httpx
 import numpy as np
@@ -9,9 +10,11 @@ from PIL import Image
 from served import served, small_bundle
 
 from mri_ray.endpoint import metrics, reading
+from mri_ray.endpoint.lane import Lane, Lanes
 from mri_ray.endpoint.settings import DriftConfig, EndpointConfig
 from mri_ray.learn.reference import WORDS, reference
 from mri_ray.predict.predictor import Predictor
+from tests.endpoint.small import lane_of
 
 LEAST = 60
 
@@ -83,6 +86,35 @@ def test_every_metric_is_told_with_the_tags_it_announces(bundle):
     # Batches are told where they are made, the others only where something fails or stands in the shadow.
     rare = {metric.name for metric in (metrics.BATCH, metrics.FAILED, metrics.SHADOW)}
     assert {name for name, _ in seen} == announced.keys() - rare
+
+
+def test_bundles_that_no_longer_answer_are_forgotten(bundle):
+    config, gone = DriftConfig(window=100, least=LEAST), []
+    told: list[str] = []
+    watcher = metrics.Watcher(
+        "m",
+        config,
+        lambda metric, value, tags: told.append(tags["version"]) if metric is metrics.DRIFT else None,
+        lambda tags: gone.append(dict(tags)),
+    )
+    old, new = (lane_of(replace(bundle, threshold=threshold)) for threshold in (0.5, 0.6))
+    upload = reading.upload(tiff(7, LEAST, 110), EndpointConfig().decode, bundle.prepare, slices=1000)
+    found = old.predictor.predict(upload.stacked())
+
+    def seen(lane: Lane) -> tuple[int, bool]:
+        """Slices in its window, and whether its drift was told."""
+        told.clear()
+        watcher.scored(lane, upload, found, {})
+        return watcher.window(lane).told()["slices"], lane.bundle.digest in told
+
+    watcher.changed(Lanes(lanes=[old]))
+    assert seen(old) == (LEAST, True)
+    watcher.changed(Lanes(lanes=[old, new]))
+    assert (gone, seen(new)) == ([], (LEAST, True))
+    watcher.changed(Lanes(lanes=[new]))
+    assert gone == [{"model": "m", "version": old.bundle.digest}]
+    assert watcher._windows.keys() == {new.bundle.digest}
+    assert seen(old) == (0, False)  # an answer that had begun before
 
 
 def test_requests_are_counted_by_route_and_status_and_never_by_path(bundle):

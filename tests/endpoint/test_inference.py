@@ -1,11 +1,16 @@
 """The Open Inference Protocol, asked by Triton's own client over HTTP."""
 
 import io
+import threading
+from contextlib import closing
 
 import numpy as np
 import pytest
 from PIL import Image
 from served import SIDE, served, small_bundle
+
+from mri_ray.endpoint import tensors
+from mri_ray.endpoint.settings import LimitsConfig
 
 triton = pytest.importorskip("tritonclient.http")
 from tritonclient.utils import InferenceServerException  # noqa: E402
@@ -19,9 +24,12 @@ def here():
 
 @pytest.fixture(scope="module")
 def client(here):
-    client = triton.InferenceServerClient(here.host)
-    yield client
-    client.close()
+    with closing(client_of(here)) as client:
+        yield client
+
+
+def client_of(here):
+    return triton.InferenceServerClient(here.host)
 
 
 def png(pixels: np.ndarray) -> bytes:
@@ -102,6 +110,29 @@ def test_models_that_are_not_here(client, model, version, status, told):
     with pytest.raises(InferenceServerException, match=told) as refused:
         client.infer(model, [pixels_of(picture)], model_version=version)
     assert refused.value.status() == status
+
+
+def test_large_tensors_come_as_bytes_and_are_taken_apart_beside_the_event_loop(monkeypatch):
+    threads = []
+    parse = tensors.parse
+
+    def watched(*given, **named):
+        threads.append(threading.get_ident())
+        return parse(*given, **named)
+
+    monkeypatch.setattr(tensors, "parse", watched)
+    many = np.zeros((40, 1, SIDE, SIDE), np.uint8)
+    with served(small_bundle(), limits=LimitsConfig(json_mb=0.25)) as here, closing(client_of(here)) as client:
+        with pytest.raises(InferenceServerException, match=r"JSON may have 262144 bytes") as refused:
+            client.infer("mri_ray", [pixels_of(many, binary=False)])
+        assert refused.value.status() == "413"
+        assert client.infer("mri_ray", [pixels_of(many)]).as_numpy("probability").shape == (40,)
+        beside = set(threads)
+        for _ in range(2):
+            client.infer("mri_ray", [pixels_of(many[:1])])  # a small one waits for no thread
+    loop = threads[-1]
+    assert threads[-2:] == [loop, loop]
+    assert loop not in beside
 
 
 def test_faults_come_as_the_client_expects_them(client):

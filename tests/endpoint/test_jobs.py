@@ -39,6 +39,44 @@ def test_all_else_is_refused_without_a_word_of_where(name, uri):
     assert uri not in problem.value.detail
 
 
+@pytest.fixture
+def linked(tmp_path):
+    """`allowed`, which is a link itself, with links that lead within and out of it; its config."""
+    (tmp_path / "disk" / "2026").mkdir(parents=True)
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "allowed").symlink_to("disk")
+    (tmp_path / "disk" / "latest").symlink_to("2026")
+    (tmp_path / "disk" / "out").symlink_to(tmp_path / "secret")
+    places = JobsConfig(archives=(f"{tmp_path}/allowed",), bundles=("s3://lab/b",), outputs=("/out",))
+    return tmp_path, EndpointConfig(jobs=places)
+
+
+def test_links_that_stay_within_are_followed(linked):
+    folder, config = linked
+    for given, expected in {
+        "allowed": "allowed",
+        "allowed/2026": "allowed/2026",
+        "allowed/latest/new": "allowed/2026/new",
+        "disk/2026": "allowed/2026",
+    }.items():
+        found = jobs.checked(jobs.JobRequest(**GOOD | {"archive": f"{folder}/{given}"}), config)
+        assert found.archive == f"file://{folder}/{expected}"
+
+
+@pytest.mark.parametrize("name", ["allowed/out", "allowed/out/deeper", "secret"])
+def test_links_that_lead_out_are_refused(linked, name):
+    folder, config = linked
+    with pytest.raises(Problem) as problem:
+        jobs.checked(jobs.JobRequest(**GOOD | {"archive": f"{folder}/{name}"}), config)
+    assert problem.value.status_code == 403
+
+
+def test_a_whole_disk_or_bucket_may_be_allowed():
+    config = EndpointConfig(jobs=JobsConfig(archives=("/",), bundles=("s3://lab",), outputs=("/out",)))
+    found = jobs.checked(jobs.JobRequest(**GOOD | {"archive": "/data/b"}), config)
+    assert (found.archive, found.bundle) == ("file:///data/b", "s3://lab/b")
+
+
 def test_without_prefixes_nothing_is_allowed():
     with pytest.raises(Problem):
         jobs.checked(jobs.JobRequest(**GOOD), EndpointConfig())

@@ -1,11 +1,12 @@
 """Who is answered: keys, tokens, roles, and nobody from afar without one."""
 
+import inspect
 import time
 
 import jwt
 import pytest
 
-from mri_ray.endpoint.keys import Keys
+from mri_ray.endpoint.keys import ROLES, Keys, needs
 from mri_ray.endpoint.settings import JobsConfig, KeysConfig
 from mri_ray.errors import ConfigError
 from tests.endpoint.small import Client, png
@@ -36,6 +37,10 @@ def test_only_known_keys_are_answered(make, headers, status):
     found = Client(make(environment=KEYS), host="10.0.0.9")("POST", "/v1/predict", content=png(), headers=headers)
     assert found.status_code == status
     assert ("www-authenticate" in found.headers) == (status == 401)
+
+
+def test_looking_at_a_key_takes_no_thread():
+    assert all(inspect.iscoroutinefunction(needs(role)) for role in ROLES)
 
 
 def test_health_needs_no_key_and_a_role_is_needed_for_jobs(make):

@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mri_ray.archive.storage import Location
 from mri_ray.decode.read import read
-from mri_ray.endpoint import answers, reading
+from mri_ray.endpoint import answers, lane, reading
 from mri_ray.endpoint.logs import JsonLines
 from mri_ray.endpoint.settings import EndpointConfig, LimitsConfig
+from mri_ray.learn import bundle as bundles
 from mri_ray.predict.predictor import Predictor
 from mri_ray.prepare.slices import prepare
 from mri_ray.records import Flag, Slice
@@ -144,7 +146,10 @@ def test_traffic_is_shared_and_a_shadow_is_asked_but_not_believed(make):
         def shadowed(self, lane, shadow, found, theirs):
             told.append((lane.bundle.digest, shadow.bundle.digest, found.probability, theirs.probability))
 
-    app.state.service.watches.append(Watching())
+        def changed(self, lanes):
+            pass
+
+    app.state.service.watched(Watching())
     ids = [f"{number:08d}" for number in range(40)]
     ask = Client(app)
     by = [ask("POST", "/v1/predict", content=png(), headers={"X-Request-ID": one}).json()["bundle"] for one in ids]
@@ -175,9 +180,43 @@ def test_before_a_bundle_is_loaded_nothing_is_ready(make):
         assert (found.status_code, found.headers["retry-after"]) == (503, "1")
 
 
+def test_what_keeps_bundles_from_answering_is_told_by_its_kind(make):
+    app = make()
+    app.state.service._lanes, app.state.service.refused = None, "BundleError"
+    ask = Client(app)
+    for method, path in (("GET", "/readyz"), ("GET", "/v2/health/ready"), ("POST", "/v1/predict")):
+        found = ask(method, path, content=png())
+        assert (found.status_code, found.headers["content-type"]) == (503, "application/problem+json")
+        assert found.json()["refused"] == "BundleError"
+
+
 def test_the_model_is_told(make, bundle):
     (told,) = Client(make())("GET", "/v1/model").json()["bundles"]
     assert (told["bundle"], told["input_size"], told["labels"]) == (bundle.digest, SIZE, ["normal", "tumor"])
+
+
+def test_the_card_is_told_as_it_lies_beside_its_bundle(make, tmp_path):
+    lanes = []
+    for seed in (1, 2, 3):
+        place = Location.of(str(tmp_path / str(seed)))
+        bundles.save(bundle_of(seed), place, {bundles.CARD: f"# Größe {seed}"})
+        lanes.append(dataclasses.replace(lane_of(bundle_of(seed), shadow=seed == 1), card=lane.card(place)))
+    ask = Client(make(lanes=lanes))
+    found = ask("GET", "/v1/model/card")
+    assert (found.text, found.headers["content-type"]) == ("# Größe 2", "text/markdown; charset=utf-8")
+    for number, one in enumerate(lanes, start=1):
+        assert ask("GET", f"/v1/model/card?bundle={one.bundle.digest}").text == f"# Größe {number}"
+    assert ask("GET", "/v1/model/card?bundle=x").status_code == 404
+    assert Client(make())("GET", "/v1/model/card").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("data", "told"), [(None, None), (b"x" * (lane.CARD_BYTES + 1), None), (b"caf\xe9", "caf\ufffd")]
+)
+def test_a_card_that_cannot_be_told_is_no_fault(tmp_path, data, told):
+    if data is not None:
+        (tmp_path / bundles.CARD).write_bytes(data)
+    assert lane.card(Location.of(str(tmp_path))) == told
 
 
 def test_slices_of_the_decoder_are_those_of_the_upload(bundle):

@@ -23,7 +23,7 @@ COLUMNS = {
 
 
 def parsed(body: bytes, header: str | int | None = None) -> tensors.Request:
-    return tensors.parse(body, None if header is None else str(header), size=SIZE, most=MOST)
+    return tensors.parse(body, None if header is None else str(header), size=SIZE, most=MOST, most_json=2**20)
 
 
 def image(parts: list[bytes], *, binary: bool = True):
@@ -124,6 +124,17 @@ def one(**changes) -> bytes:
 def test_broken_requests_are_refused_by_name(body, header, told):
     with pytest.raises(ProtocolError, match=told):
         parsed(body, header)
+
+
+def test_json_has_a_bound_and_bytes_behind_it_have_none():
+    values = np.zeros((3, 1, SIZE, SIZE), np.uint8)
+    body, header = triton.InferenceServerClient.generate_request_body([pixels(values)])
+    assert len(body) > int(header)
+    limits = {"size": SIZE, "most": MOST, "most_json": int(header)}
+    assert tensors.parse(body, str(header), **limits).pixels.shape == values.shape
+    for told in (None, str(header + 1)):
+        with pytest.raises(tensors.TooMuchJsonError, match="bytes behind it"):
+            tensors.parse(body, told, **limits)
 
 
 @settings(deadline=None)  # a busy machine is no fault

@@ -1,5 +1,6 @@
 """The endpoint on a real Ray Serve: batch's numbers, bundles that change under load, replicas that die."""
 
+import asyncio
 import io
 import socket
 import threading
@@ -30,13 +31,21 @@ class Served:
         self.uris = [str(folder / f"bundle{seed}") for seed in (1, 2)]
         self.digests = [bundles.save(bundle_of(seed), Location.of(uri)) for seed, uri in enumerate(self.uris, start=1)]
 
-    def deploy(self, *used: str, replicas: int = 1) -> None:
+    def deploy(self, *used: str, replicas: int = 1, beside: str | None = None) -> None:
+        """beside: the bundle of a second endpoint, at /beside."""
         from ray.serve.context import _get_global_client
         from ray.serve.schema import ServeDeploySchema
 
-        application = {
-            "name": "mri_ray",
-            "route_prefix": "/",
+        applications = [self._application("mri_ray", "/", used, replicas)]
+        if beside is not None:
+            applications.append(self._application("beside", "/beside", (beside,), 1))
+        schema = ServeDeploySchema.model_validate({"applications": applications})
+        _get_global_client().deploy_apps(schema, _blocking=False)
+
+    def _application(self, name: str, route: str, used: tuple[str, ...], replicas: int) -> dict:
+        return {
+            "name": name,
+            "route_prefix": route,
             "import_path": "mri_ray.on_ray.serve:build",
             "args": {"keys": {"required": False}},
             "deployments": [
@@ -48,8 +57,6 @@ class Served:
                 }
             ],
         }
-        schema = ServeDeploySchema.model_validate({"applications": [application]})
-        _get_global_client().deploy_apps(schema, _blocking=False)
 
     def post(self, body: bytes) -> httpx.Response:
         return httpx.post(f"{self.url}/v1/predict", content=body, timeout=60)
@@ -142,6 +149,12 @@ def test_answers_over_http_are_those_of_batch(served, tmp_path):
         assert told
 
 
+def test_the_bundles_card_is_told(served):
+    found = httpx.get(f"{served.url}/v1/model/card")
+    assert found.text.startswith("# Model card")
+    assert served.digests[0] in found.text
+
+
 def test_many_at_once_are_answered_as_one_alone(served):
     alone = {number: served.post(png(number)).json()["slices"][0]["probability"] for number in range(8)}
     found: dict[int, float] = {}
@@ -157,6 +170,20 @@ def test_many_at_once_are_answered_as_one_alone(served):
     assert {number: found[number] for number in found} == {
         number: pytest.approx(alone[number % 8], abs=1e-6) for number in range(32)
     }
+
+
+def test_a_burst_is_answered_or_refused_by_the_endpoint_itself(served):
+    """As many at once as a replica and the queue before it hold: Serve's own refusals are no documents."""
+
+    async def burst() -> list[httpx.Response]:
+        limits = httpx.Limits(max_connections=None)
+        async with httpx.AsyncClient(timeout=120, limits=limits) as client:
+            body = png()
+            return await asyncio.gather(*(client.post(f"{served.url}/v1/predict", content=body) for _ in range(250)))
+
+    found = Counter((one.status_code, one.headers["content-type"]) for one in asyncio.run(burst()))
+    assert found.keys() <= {(200, "application/json"), (503, "application/problem+json")}
+    assert found[200, "application/json"] >= 128
 
 
 def test_a_bad_request_harms_none_beside_it(served):
@@ -187,6 +214,20 @@ def test_a_bundle_that_cannot_be_loaded_leaves_the_old_one_answering(served, tmp
     assert served.post(png()).json()["bundle"] == served.digests[0]
     served.deploy(served.uris[0])
     served.wait(served.ready)
+
+
+def test_a_first_bundle_that_cannot_be_loaded_fails_the_deployment_and_says_what_to_do(served, tmp_path):
+    from ray import serve
+
+    served.deploy(served.uris[0], beside=str(tmp_path / "none"))
+    served.wait(lambda: "DEPLOY_FAILED" in str(serve.status().applications["beside"].status))
+    told = serve.status().applications["beside"].deployments["Endpoint"].message
+    assert "bundle.json: must be there" in told
+    assert "deploy again" in told
+    assert httpx.get(f"{served.url}/beside/readyz", timeout=30).status_code == 503  # Serve's own: no replica is there
+    assert served.post(png()).json()["bundle"] == served.digests[0]
+    served.deploy(served.uris[0])
+    served.wait(lambda: "beside" not in serve.status().applications)
 
 
 def test_a_replica_that_dies_is_replaced(served):

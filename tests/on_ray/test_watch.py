@@ -14,9 +14,10 @@ import pytest
 from served import small_bundle
 
 from mri_ray.archive.storage import Location
-from mri_ray.endpoint.metrics import EVERY
+from mri_ray.endpoint.metrics import DRIFT, EVERY, QUEUE
 from mri_ray.learn import bundle as bundles
 from mri_ray.learn.reference import WORDS, reference
+from mri_ray.on_ray import watch
 
 ROOT = Path(__file__).parents[2]
 # A Ray of its own: it reports every second, and what is asked for is of this run.
@@ -78,6 +79,21 @@ with cluster.connected(ClusterSettings(cpus=2, object_store_mb=100, temp_dir=fol
     print(json.dumps({"statuses": statuses, "found": told()}))
     serve.shutdown()
 """
+
+
+def test_gauges_of_a_bundle_are_let_go_and_no_others(monkeypatch):
+    held = {
+        (metric, tuple(sorted(tags.items()))): 1.0
+        for metric, tags in [
+            (QUEUE, {"model": "m"}),
+            (DRIFT, {"model": "m", "version": "old", "of": "level", "statistic": "psi"}),
+            (DRIFT, {"model": "m", "version": "new", "of": "level", "statistic": "psi"}),
+            (DRIFT, {"model": "other", "version": "old", "of": "level", "statistic": "psi"}),
+        ]
+    }
+    monkeypatch.setattr(watch, "_gauges", dict(held))
+    watch.forget({"model": "m", "version": "old"})
+    assert list(watch._gauges) == [key for number, key in enumerate(held) if number != 1]
 
 
 def queries(dashboard: dict) -> list[str]:

@@ -42,7 +42,7 @@ def router(keeper: Keeper) -> APIRouter:
     """The routes of an endpoint that keeps answers to studies."""
     made = APIRouter(tags=["dicomweb"])
     state = _Sweeping(keeper)
-    errors = described(400, 401, 403, 408, 413, 415, 503)
+    errors = described(400, 401, 403, 408, 413, 415, 429, 503)
     content = {stow.MEDIA_TYPE: {"schema": {"type": "object"}}}
     replies: dict[int | str, dict[str, Any]] = {
         202: {"description": "Some were scored", "content": content},
@@ -66,14 +66,17 @@ def router(keeper: Keeper) -> APIRouter:
         """Score instances of this study; those of others fail."""
         return await _store(request, caller, state, study)
 
-    @made.get("/v1/studies/{study}", responses=described(401, 403, 404, 422, 503))
+    @made.get("/v1/studies/{study}", responses=described(401, 403, 404, 422, 429, 503))
     async def look(
         request: Request,
         caller: Asking,
         study: StudyUid,
         instance: Annotated[str | None, Query(pattern=f"^{stow.UID}$", max_length=64)] = None,
     ) -> dict[str, Any]:
-        """What a study that came by DICOMweb was answered with; `instance` picks one of its instances by its UID."""
+        """What a study that came by DICOMweb was answered with; `instance` picks one of its instances by its UID.
+
+        `study` is of the instances that `bundle` answered, the last one asked; `left_out`: how many others did.
+        """
         return await _looked(state, study, instance)
 
     return made
@@ -101,8 +104,7 @@ class _Sweeping:
 
 async def _store(request: Request, caller: Caller, state: _Sweeping, study: str | None) -> JSONResponse:
     service: Service = request.app.state.service
-    if service.lanes is None:
-        raise Problem(503, "no bundle is loaded yet", headers={"Retry-After": "1"})
+    service.ready()
     config = service.config
     limits = related.Limits(
         parts=int(config.results.parts), part_bytes=min(config.decode.max_bytes, int(config.limits.body_mb * MIB))
@@ -139,8 +141,10 @@ async def _scored(service: Service, keeper: Keeper, part: related.Part, study: s
         return _Done(outcome=Outcome(instance=instance, code=Code.NOT_UNDERSTOOD))
     if study is not None and instance.study != study:
         return _Done(outcome=Outcome(instance=instance, code=Code.MISMATCH))
-    try:
-        found = await service.score(part.data, request_id=logs.request_id())
+    assert instance.study is not None
+    try:  # by the study: where bundles share the traffic, its parts are of one bundle however they come
+        lane = service.ready().chosen(instance.study)
+        found = await service.score(part.data, request_id=logs.request_id(), lane=lane)
     except Problem as problem:
         return _Done(outcome=Outcome(instance=instance, code=stow.code_of(problem.more.get("reason"))))
     code = Code.DISCARDED if found.upload.failures else None
@@ -194,15 +198,20 @@ async def _looked(state: _Sweeping, study: str, instance: str | None) -> dict[st
         instances = {name: instances[name]} if name in instances else {}
     if found is None or not instances:
         raise Problem(404, "no answer is kept for it; it never came, or too long ago")
+    # Probabilities of two bundles are no study's together: what came before a change of bundles is left out.
     last = list(instances.values())[-1]
     point = answers.OperatingPoint.model_validate(last["operating_point"])
-    rows = [row | {"row_id": f"{name}{row['row_id']}"} for name, one in instances.items() for row in one["rows"]]
+    by = Counter(one["bundle"] for one in instances.values())
+    summed = {name: one for name, one in instances.items() if one["bundle"] == last["bundle"]}
+    rows = [row | {"row_id": f"{name}{row['row_id']}"} for name, one in summed.items() for row in one["rows"]]
     shown = ("instance_number", "bundle", "slices", "failed")
     listed = [{"instance": name} | {key: one[key] for key in shown} for name, one in instances.items()]
     return {
         "study": answers.of_several(rows, point.study_threshold, point.study_refer).model_dump(mode="json"),
         "operating_point": point.model_dump(mode="json"),
-        "bundles": sorted({one["bundle"] for one in instances.values()}),
+        "bundle": last["bundle"],
+        "bundles": sorted(by),
+        "left_out": {digest: count for digest, count in sorted(by.items()) if digest != last["bundle"]},
         "expires_ms": found.expires_ms,
         "instances": sorted(listed, key=lambda one: (one["instance_number"] is None, one["instance_number"])),
     }

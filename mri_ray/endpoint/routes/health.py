@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Request
 
 from mri_ray.endpoint.problems import described
-from mri_ray.endpoint.service import not_ready
+from mri_ray.endpoint.service import Service
 
 router = APIRouter(tags=["health"])
 
@@ -17,6 +17,6 @@ async def healthz() -> dict[str, str]:
 @router.get("/readyz", openapi_extra={"security": []}, responses=described(503))
 async def readyz(request: Request) -> dict[str, str]:
     """Its bundles are loaded and have passed their self-test."""
-    if request.app.state.service.lanes is None:
-        raise not_ready()
+    service: Service = request.app.state.service
+    service.ready()
     return {"status": "ready"}

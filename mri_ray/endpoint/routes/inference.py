@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Annotated, Any
 
 import numpy as np
@@ -18,9 +19,11 @@ from mri_ray.endpoint.keys import Caller, needs
 from mri_ray.endpoint.lane import Lane, Lanes
 from mri_ray.endpoint.problems import Problem, described
 from mri_ray.endpoint.service import Service
+from mri_ray.endpoint.settings import MIB
 from mri_ray.predict.predictor import Predictions
 
 _AT_ONCE = 16  # objects of one request that are decoded or computed
+_LIGHT = 64 * 1024  # bytes of a body that are taken apart sooner than a thread gets its turn
 
 
 class _Route(APIRoute):
@@ -33,7 +36,8 @@ class _Route(APIRoute):
             try:
                 return await handle(request)
             except tensors.ProtocolError as exc:
-                raise Problem(400, str(exc), error=str(exc)) from exc
+                status = 413 if isinstance(exc, tensors.TooMuchJsonError) else 400
+                raise Problem(status, str(exc), error=str(exc)) from exc
             except Problem as problem:
                 problem.more.setdefault("error", str(problem.detail))
                 raise
@@ -89,8 +93,8 @@ async def model_ready(request: Request, name: str, version: str | None = None) -
     return {"name": name, "ready": True}
 
 
-@router.get("/models/{name}", responses=described(401, 403, 404, 422, 503))
-@router.get("/models/{name}/versions/{version}", responses=described(401, 403, 404, 422, 503))
+@router.get("/models/{name}", responses=described(401, 403, 404, 422, 429, 503))
+@router.get("/models/{name}/versions/{version}", responses=described(401, 403, 404, 422, 429, 503))
 async def model(request: Request, caller: Asking, name: str, version: str | None = None) -> dict[str, Any]:
     """Inputs and outputs. A version is the digest of a bundle."""
     lane = _lane(request, name, version)
@@ -100,12 +104,12 @@ async def model(request: Request, caller: Asking, name: str, version: str | None
 
 @router.post(
     "/models/{name}/infer",
-    responses=described(400, 401, 403, 404, 408, 413, 415, 422, 503),
+    responses=described(400, 401, 403, 404, 408, 413, 415, 422, 429, 503),
     openapi_extra={"requestBody": _BODY},
 )
 @router.post(
     "/models/{name}/versions/{version}/infer",
-    responses=described(400, 401, 403, 404, 408, 413, 415, 422, 503),
+    responses=described(400, 401, 403, 404, 408, 413, 415, 422, 429, 503),
     openapi_extra={"requestBody": _BODY},
 )
 async def infer(request: Request, caller: Asking, name: str, version: str | None = None) -> Response:
@@ -113,12 +117,16 @@ async def infer(request: Request, caller: Asking, name: str, version: str | None
     lane = _lane(request, name, version)
     service: Service = request.app.state.service
     given = await body.whole(request)
-    asked = tensors.parse(
+    limits = service.config.limits
+    take_apart = partial(
+        tensors.parse,
         given,
         request.headers.get(tensors.HEADER),
         size=lane.bundle.prepare.size,
-        most=int(service.config.limits.slices),
+        most=int(limits.slices),
+        most_json=int(limits.json_mb * MIB),
     )
+    asked = take_apart() if len(given) <= _LIGHT else await asyncio.to_thread(take_apart)
     columns = await (_of_pixels(service, lane, asked) if asked.objects is None else _of_objects(service, lane, asked))
     decisions = Counter(str(decision) for decision in columns["decision"])
     logs.audit("infer", caller.key_id, {"bundle": lane.bundle.digest, "decisions": dict(decisions)})
@@ -171,9 +179,7 @@ def _columns(parts: list[Predictions], numbers: np.ndarray, frames: np.ndarray) 
 
 
 def _lanes(request: Request) -> Lanes:
-    found: Lanes | None = request.app.state.service.lanes
-    if found is None:
-        raise Problem(503, "no bundle is loaded yet", headers={"Retry-After": "1"})
+    found: Lanes = request.app.state.service.ready()
     return found
 
 

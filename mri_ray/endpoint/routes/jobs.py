@@ -26,18 +26,19 @@ _BODY = {"required": True, "content": {"application/json": {"schema": jobs.JobRe
     "",
     status_code=202,
     response_model=jobs.JobAnswer,
-    responses=described(401, 403, 408, 413, 422, 503),
+    responses=described(401, 403, 408, 413, 422, 429, 503, 504),
     openapi_extra={"requestBody": _BODY},
 )
 async def start(request: Request, caller: Asking) -> Any:
     """Score an archive. The same archive, bundle and output again goes on where an earlier job stopped."""
     job = await _asked(request)
-    job_id = await _jobs(request).start(jobs.checked(job, request.app.state.service.config))
+    job = await asyncio.to_thread(jobs.checked, job, request.app.state.service.config)  # shares may take their time
+    job_id = await _jobs(request).start(job)
     logs.audit("job started", caller.key_id, {"job": job_id})
     return jobs.JobAnswer(id=job_id, state="pending")
 
 
-@router.get("/{job_id}", response_model=jobs.JobAnswer, responses=described(401, 403, 404, 422, 503))
+@router.get("/{job_id}", response_model=jobs.JobAnswer, responses=described(401, 403, 404, 422, 429, 503, 504))
 async def look(request: Request, job_id: JobId, caller: Asking) -> Any:
     """How far a job is."""
     found = await _jobs(request).state(job_id)
@@ -49,7 +50,7 @@ async def look(request: Request, job_id: JobId, caller: Asking) -> Any:
 
 
 @router.delete(
-    "/{job_id}", status_code=202, response_model=jobs.JobAnswer, responses=described(401, 403, 404, 422, 503)
+    "/{job_id}", status_code=202, response_model=jobs.JobAnswer, responses=described(401, 403, 404, 422, 429, 503, 504)
 )
 async def stop(request: Request, job_id: JobId, caller: Asking) -> Any:
     """Stop a job; what it has scored is kept."""

@@ -32,12 +32,10 @@ def router(watcher: Watcher) -> APIRouter:
             raise Problem(404, "no such part of the page")
         return _sent(name, _KINDS[name])
 
-    @made.get("/v1/drift", responses=described(401, 403, 503))
+    @made.get("/v1/drift", responses=described(401, 403, 429, 503))
     async def drift(request: Request, caller: Annotated[Caller, Depends(needs("predict"))]) -> dict[str, Any]:
         """By bundle, how far the last slices of the replica that answers are from those it was made on."""
-        lanes = request.app.state.service.lanes
-        if lanes is None:
-            raise Problem(503, "no bundle is loaded yet", headers={"Retry-After": "1"})
+        lanes = request.app.state.service.ready()
         told = [{"bundle": lane.bundle.digest} | watcher.window(lane).told() for lane in lanes.answering]
         return {"bundles": told}
 

@@ -1,14 +1,15 @@
-"""POST /v1/predict: an object in, its slices' and its study's answers out; GET /v1/model: what answers."""
+"""POST /v1/predict: an object in, its slices' and its study's answers out; GET /v1/model and its card: what answers."""
 
 from collections import Counter
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
+from starlette.responses import Response
 
 from mri_ray.endpoint import answers, body, logs
 from mri_ray.endpoint.keys import Caller, needs
-from mri_ray.endpoint.problems import described
-from mri_ray.endpoint.service import Scored, Service, not_ready
+from mri_ray.endpoint.problems import Problem, described
+from mri_ray.endpoint.service import Scored, Service
 from mri_ray.learn import bundle as bundles
 
 router = APIRouter(prefix="/v1", tags=["predict"])
@@ -32,7 +33,7 @@ _BODY = {
     response_model_exclude_none=False,
     responses={
         200: {"content": {"application/json": {"example": answers.EXAMPLE}}},
-        **described(401, 403, 408, 413, 415, 422, 503),
+        **described(401, 403, 408, 413, 415, 422, 429, 503),
     },
     openapi_extra={"requestBody": _BODY},
 )
@@ -58,12 +59,11 @@ def tell(caller: Caller, found: Scored) -> None:
     logs.audit("predict", caller.key_id, facts)
 
 
-@router.get("/model", responses=described(401, 403, 503))
+@router.get("/model", responses=described(401, 403, 429, 503))
 async def model(request: Request, caller: Annotated[Caller, Depends(needs("predict"))]) -> dict[str, Any]:
-    """The bundles that answer: digest, card, operating point, share; `refused`: why the last change did not happen."""
+    """The bundles that answer: digest, operating point, share; `refused`: why the last change did not happen."""
     service: Service = request.app.state.service
-    if service.lanes is None:
-        raise not_ready()
+    lanes = service.ready().lanes
     return {
         "name": service.config.name,
         "refused": service.refused,
@@ -80,6 +80,27 @@ async def model(request: Request, caller: Annotated[Caller, Depends(needs("predi
                 "answers": bundles.answers(lane.bundle),
                 "metrics": lane.bundle.metrics,
             }
-            for lane in service.lanes.lanes
+            for lane in lanes
         ],
     }
+
+
+class _Markdown(Response):
+    media_type = "text/markdown"
+
+
+@router.get("/model/card", response_class=_Markdown, responses=described(401, 403, 404, 422, 429, 503))
+async def card(
+    request: Request,
+    caller: Annotated[Caller, Depends(needs("predict"))],
+    bundle: Annotated[
+        str | None, Query(max_length=64, description="a digest; without it, the first that answers")
+    ] = None,
+) -> Response:
+    """A bundle's model card: what it is for, what it was trained on, its figures."""
+    service: Service = request.app.state.service
+    lanes = service.ready().answering if bundle is None else service.ready().lanes
+    found = next((lane.card for lane in lanes if bundle in (None, lane.bundle.digest)), None)
+    if found is None:
+        raise Problem(404, "no such bundle, or it has no card")
+    return _Markdown(found)
