@@ -1,5 +1,6 @@
 """The endpoint as its users start it, and the batch jobs that it starts."""
 
+import json
 import os
 import signal
 import socket
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 
 from mri_ray.archive.storage import Location
 from mri_ray.endpoint import app as apps
@@ -90,3 +92,54 @@ def test_a_job_is_started_watched_and_has_its_results(head, tmp_path):
     assert found["state"] == "stopped"
     assert ask("GET", f"/v1/jobs/mri-{'0' * 32}").status_code == 404
     service.close()
+
+
+def test_the_config_file_serves_over_tls_to_who_has_a_key(tmp_path):
+    """`serve run configs/serve.yaml` with a bundle, a port, a certificate and keys of this test, asked by curl."""
+    digest = bundles.save(bundle_of(1), Location.of(str(tmp_path / "bundle")))
+    key, cert = tmp_path / "tls.key", tmp_path / "tls.crt"
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"]
+    made += ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", str(key), "-out", str(cert)]
+    subprocess.run(made, check=True, capture_output=True)
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    config = yaml.safe_load((ROOT / "configs" / "serve.yaml").read_text())
+    config["http_options"] |= {"host": "127.0.0.1", "port": port, "ssl_keyfile": str(key), "ssl_certfile": str(cert)}
+    config["applications"][0]["deployments"][0]["user_config"] = {"bundles": [{"uri": str(tmp_path / "bundle")}]}
+    (tmp_path / "serve.yaml").write_text(yaml.safe_dump(config))
+    (tmp_path / "keys").write_text("ward predict a-secret-of-the-ward-1\n")
+    (tmp_path / "picture.png").write_bytes(png())
+
+    def curl(*more: str, headers: Path) -> tuple[int, dict]:
+        command = ["curl", "-sS", "--cacert", str(cert), "--max-time", "60", "-D", str(headers), *more]
+        done = subprocess.run([*command, f"https://127.0.0.1:{port}/v1/predict"], capture_output=True, check=False)
+        return done.returncode, json.loads(done.stdout) if done.stdout.startswith(b"{") else {}
+
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder:
+        environment = os.environ | {
+            "RAY_AUTH_MODE": "disabled",
+            "RAY_TMPDIR": folder,
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "MRI_RAY_API_KEYS_FILE": str(tmp_path / "keys"),
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), *sys.path])),
+        }
+        with (tmp_path / "log").open("wb") as log:
+            command = [str(Path(sys.executable).parent / "serve"), "run", str(tmp_path / "serve.yaml")]
+            process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+        try:
+            end, found = time.monotonic() + 180, -1
+            sent = ["-H", "X-API-Key: a-secret-of-the-ward-1", "--data-binary", f"@{tmp_path}/picture.png"]
+            while (told := curl(*sent, headers=tmp_path / "headers"))[1].get("bundle") != digest:
+                assert process.poll() is None, (tmp_path / "log").read_text()
+                assert time.monotonic() < end, (told, (tmp_path / "log").read_text())
+                time.sleep(0.5)
+            assert told[1]["slices"][0]["probability"] is not None
+            assert "strict-transport-security" in (tmp_path / "headers").read_text().lower()
+            found, refused = curl("--data-binary", f"@{tmp_path}/picture.png", headers=tmp_path / "headers")
+            assert (found, refused["status"]) == (0, 401)
+            with pytest.raises(httpx.HTTPError):
+                httpx.get(f"http://127.0.0.1:{port}/healthz")  # without TLS
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait(timeout=90)
+    assert "a-secret" not in (tmp_path / "log").read_text()
