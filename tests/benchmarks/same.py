@@ -28,10 +28,13 @@ from tests.endpoint.small import Client, bundle_of, lane_of
 
 def chosen(data: Path, count: int) -> list[Path]:
     """Of each folder as many as of the others, as far as there are: DICOM, JPEG and PNG of all kinds, TIFF."""
-    folders = [data / name for name in ("dicom", "kaggle", "lgg", "lgg_tiff")]
+    folders = [
+        sorted(path for path in (data / name).rglob("*") if path.is_file() and "_mask" not in path.name)
+        for name in ("dicom", "kaggle", "lgg", "lgg_tiff")
+    ]
+    folders.sort(key=len)  # what a small one lacks is left for the others
     found: list[Path] = []
-    for left, folder in zip(range(len(folders), 0, -1), folders, strict=True):
-        files = sorted(path for path in folder.rglob("*") if path.is_file() and "_mask" not in path.name)
+    for left, files in zip(range(len(folders), 0, -1), folders, strict=True):
         part = min(len(files), (count - len(found)) // left)
         found += [files[at] for at in np.linspace(0, len(files) - 1, part).astype(int)]
     return found
