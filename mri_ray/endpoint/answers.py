@@ -16,7 +16,7 @@ from mri_ray.learn.bundle import Bundle
 from mri_ray.predict.predictor import Predictions, decide
 from mri_ray.predict.studies import COLUMNS, StudyFlag, StudyRule, studies
 from mri_ray.records import RESULTS, Decision, Flag, State
-from mri_ray.report.plots import overlaid
+from mri_ray.report.pictures import overlaid
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 

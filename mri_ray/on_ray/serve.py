@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+import ray
 from fastapi import FastAPI
 from ray import serve
 
@@ -82,9 +83,8 @@ class Endpoint:
         found, card = bundles.load(place), lane.card(place)
         if known is not None and known.bundle.digest == found.digest:  # what lies at a URI may have changed
             return lane.Lane(config=config, predictor=known.predictor, ask=known.ask, card=card)
-        predictor = Predictor(
-            found, precision=self.config.precision, threads=self.config.threads, engine=self.config.engine
-        )
+        threads = self.config.threads or max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1)))
+        predictor = Predictor(found, precision=self.config.precision, threads=threads, engine=self.config.engine)
         lane.self_test(predictor)
         return lane.Lane(config=config, predictor=predictor, ask=_batched(predictor, self.config), card=card)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from mri_ray.report import plots
+from mri_ray.report import pictures
 from mri_ray.report.facts import AuditFacts
 from mri_ray.report.text import count, number, percent
 
@@ -100,4 +100,4 @@ def _sets(some: list[tuple[int, list[tuple[str, np.ndarray]]]]) -> list[tuple[st
 
 
 def _picture(name: str, pixels: np.ndarray) -> dict[str, str]:
-    return {"name": name, "source": plots.picture(pixels, SIDE)}
+    return {"name": name, "source": pictures.picture(pixels, SIDE)}

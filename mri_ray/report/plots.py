@@ -1,11 +1,10 @@
-"""Plots as inline SVG, and pictures as data URIs: numbers in, text out, the same numbers giving the same bytes.
+"""Plots as inline SVG: numbers in, text out, the same numbers giving the same bytes.
 
 Colours are CSS variables of the page (`--ink`, `--faint`, `--first`, `--second`, `--paper`), so that one drawing suits
 light and dark pages. Text stays text and takes the page's font. Matplotlib's settings are changed while drawing and put
 back after it: draw from one thread at a time.
 """
 
-import base64
 import io
 import re
 from collections.abc import Mapping, Sequence
@@ -14,13 +13,11 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 from numpy.typing import ArrayLike
-from PIL import Image
 
 from mri_ray import metrics
 
@@ -56,24 +53,6 @@ WIDTH_IN, HEIGHT_IN = 4.4, 3.1
 ROC_POINTS = 300  # a curve of a page needs no more
 BINS = 25
 RATE_BINS = 40  # shards end in bursts; over so many parts of a run they even out
-_HEAT = 0.6  # how far heat covers a picture
-PICTURE = 240  # pixels a side; a page holds dozens
-
-
-def picture(pixels: np.ndarray, side: int = PICTURE) -> str:
-    """uint8 (H, W), or (H, W, 3) in colour -> PNG as a data URI, no more than `side` high or wide."""
-    held = io.BytesIO()
-    image = Image.fromarray(pixels)
-    image.thumbnail((side, side), Image.Resampling.LANCZOS)
-    image.save(held, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(held.getvalue()).decode()
-
-
-def overlaid(pixels: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """A picture uint8 (S, S) with a heat map (S, S) from 0 to 1 over it -> uint8 (S, S, 3); what is cold stays grey."""
-    colour = colormaps["inferno"](heat)[..., :3] * 255
-    share = _HEAT * heat[..., None]
-    return np.rint((1 - share) * pixels[..., None] + share * colour).astype(np.uint8)
 
 
 def learning_curves(history: Sequence[Mapping[str, Any]], best_epoch: int) -> list[str]:

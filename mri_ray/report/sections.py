@@ -7,7 +7,7 @@ from markupsafe import Markup
 
 from mri_ray.errors import Reason
 from mri_ray.records import Decision, Flag, State
-from mri_ray.report import plots
+from mri_ray.report import pictures, plots
 from mri_ray.report.facts import Case, Example, ScoringFacts
 from mri_ray.report.folders import Folders
 from mri_ray.report.text import count, number, percent, size
@@ -93,7 +93,7 @@ def drawn(svg: str) -> Markup:
     return Markup(svg)  # noqa: S704
 
 
-def examples(found: Iterable[Example], side: int = plots.PICTURE) -> dict[str, list[dict[str, Any]]]:
+def examples(found: Iterable[Example], side: int = pictures.PICTURE) -> dict[str, list[dict[str, Any]]]:
     """By title, in the order given."""
     shown: dict[str, list[dict[str, Any]]] = {}
     for example in found:
@@ -108,8 +108,10 @@ def _pictured(example: Example, side: int) -> dict[str, Any]:
     name = example.name + _frame(example.frame or None)
     return {
         "title": example.title,
-        "source": plots.picture(example.picture, side),
-        "heat": None if example.heat is None else plots.picture(plots.overlaid(example.picture, example.heat), side),
+        "source": pictures.picture(example.picture, side),
+        "heat": None
+        if example.heat is None
+        else pictures.picture(pictures.overlaid(example.picture, example.heat), side),
         "width": width,
         "height": height,
         "name": name,

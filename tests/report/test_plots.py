@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mri_ray import metrics
-from mri_ray.report import plots
+from mri_ray.report import pictures, plots
 
 RNG = np.random.default_rng(0)
 LABELS = (RNG.random(5000) < 0.3).astype(np.int8)
@@ -238,13 +238,13 @@ def test_throughput_of_points_at_one_time_takes_the_last():
 
 
 def test_a_large_picture_is_made_smaller_in_its_shape():
-    body = plots.picture(np.zeros((600, 300), np.uint8)).partition(",")[2]
-    assert Image.open(io.BytesIO(base64.b64decode(body))).size == (plots.PICTURE // 2, plots.PICTURE)
+    body = pictures.picture(np.zeros((600, 300), np.uint8)).partition(",")[2]
+    assert Image.open(io.BytesIO(base64.b64decode(body))).size == (pictures.PICTURE // 2, pictures.PICTURE)
 
 
 def test_picture_keeps_every_pixel():
     pixels = RNG.integers(0, 256, (32, 48), dtype=np.uint8)
-    head, _, body = plots.picture(pixels).partition(",")
+    head, _, body = pictures.picture(pixels).partition(",")
     assert head == "data:image/png;base64"
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(body)))), pixels)
 
@@ -253,7 +253,7 @@ def test_what_is_cold_stays_as_it_is():
     picture = np.arange(256, dtype=np.uint8).reshape(16, 16)
     heat = np.zeros((16, 16), np.float32)
     heat[:8] = 1
-    found = plots.overlaid(picture, heat)
+    found = pictures.overlaid(picture, heat)
     assert found.shape == (16, 16, 3)
     assert np.array_equal(found[8:], np.repeat(picture[8:, :, None], 3, axis=2))
     assert np.abs(found[:8].astype(int) - picture[:8, :, None]).mean() > 30
