@@ -57,7 +57,8 @@ class Keys:
             if not pem and len(self._jwt_key) < 32:
                 raise ConfigError(f"{JWT_KEY}: a secret must have at least 32 characters, got {len(self._jwt_key)}")
         self._algorithms = algorithms
-        if config.required and not self._keys and not self._jwt_key:
+        self._required = config.required is not False
+        if self._required and not self._keys and not self._jwt_key:
             raise ConfigError(
                 f"keys.required: needs keys, got none: set {API_KEYS} (or {API_KEYS}_FILE) to lines of `id role secret`"
             )
@@ -67,7 +68,7 @@ class Keys:
         given = request.headers.get("x-api-key") or _bearer(request.headers.get("authorization", ""))
         if given:
             return self._known(given)
-        if self._config.required:
+        if self._required:
             raise _unauthorised("a key is needed: X-API-Key, or Authorization: Bearer")
         _check_loopback(request)
         return Caller(key_id=LOCAL, roles=frozenset(ROLES))

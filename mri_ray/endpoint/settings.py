@@ -61,13 +61,14 @@ class LimitsConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class KeysConfig:
-    """Who may ask. required=False answers requests over the loopback interface alone, to whoever sends them.
+    """Who may ask. required=False answers requests over the loopback interface alone, to whoever sends them; None: keys
+    are required, but by `jobs.serve`, which hears that interface only.
 
     jwt_algorithms: of tokens that are taken beside keys, where a key to verify them is set; jwt_audience, jwt_issuer:
     what they must say. See `endpoint.keys` for where keys come from.
     """
 
-    required: bool = True
+    required: bool | None = None
     jwt_algorithms: tuple[str, ...] = ("RS256", "ES256", "EdDSA", "HS256")
     jwt_audience: str = "mri_ray"
     jwt_issuer: str | None = None

@@ -6,6 +6,7 @@ beside Serve's proxy, since each more would cost as much as a small network's an
 
 import asyncio
 import logging
+import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -31,6 +32,7 @@ from mri_ray.predict.predictor import Predictions, Predictor
 
 NAME = "Endpoint"  # of the deployment, as config files call it
 _BESIDE = 32  # requests beyond `limits.concurrent` that a replica sees, to refuse them well, or for health and metrics
+_SWITCH_S = 2e-4
 _REMEDY = "; none answers before them: put that right, or name other bundles in user_config and deploy again"
 
 log = logging.getLogger(__name__)
@@ -41,6 +43,9 @@ class Endpoint:
 
     def __init__(self, config: EndpointConfig) -> None:
         logs.to_stderr()
+        # Each of the network's some forty operations comes back for the lock of Python, which the event loop keeps for
+        # as long as this: 5 ms by default, more than the operations take.
+        sys.setswitchinterval(_SWITCH_S)
         self.config = config
         self.service = Service(config)
         self._keys = Keys(config.keys)

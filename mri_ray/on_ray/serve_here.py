@@ -34,6 +34,8 @@ def run(settings: ServeRun, *, ready: Callable[[str], None]) -> None:
     endpoint = settings.endpoint
     if endpoint.threads is None:  # all of the machine's cores, between them
         endpoint = replace(endpoint, threads=max(1, (os.cpu_count() or 1) // settings.replicas))
+    if endpoint.keys.required is None:
+        endpoint = replace(endpoint, keys=replace(endpoint.keys, required=False))
     with ThreadPoolExecutor(1) as pool:
         answering = pool.submit(_import, settings)  # torch and the rest come while Ray starts
         # In this order: Ray puts handlers of its own in the way when it starts.

@@ -15,7 +15,7 @@ from mri_ray.cohort.labels import DEFAULT_CLASSES, class_words
 from mri_ray.cohort.shortcuts import AuditConfig
 from mri_ray.cohort.split import SplitConfig
 from mri_ray.decode.settings import DecodeConfig
-from mri_ray.endpoint.settings import EndpointConfig, KeysConfig
+from mri_ray.endpoint.settings import EndpointConfig
 from mri_ray.errors import ConfigError
 from mri_ray.learn.settings import CalibrationConfig, EvaluationConfig, ModelConfig, OptimiserConfig
 from mri_ray.prepare.augment import AugmentConfig
@@ -310,10 +310,6 @@ class GenerationsRun:
     storage: StorageConfig = field(default_factory=StorageConfig)
 
 
-def _local_endpoint() -> EndpointConfig:
-    return EndpointConfig(keys=KeysConfig(required=False))
-
-
 @dataclass(frozen=True, kw_only=True)
 class ServeRun:
     """The endpoint on this machine alone: one bundle, on the loopback interface, for whoever is here."""
@@ -321,7 +317,7 @@ class ServeRun:
     bundle: str
     port: int = 8000
     replicas: int = 1
-    endpoint: EndpointConfig = field(default_factory=_local_endpoint)
+    endpoint: EndpointConfig = field(default_factory=EndpointConfig)
     ray: ClusterSettings = field(default_factory=ClusterSettings)
 
     def __post_init__(self) -> None:
