@@ -6,13 +6,11 @@ beside Serve's proxy, since each more would cost as much as a small network's an
 
 import asyncio
 import logging
-import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-import ray
 from fastapi import FastAPI
 from ray import serve
 
@@ -32,7 +30,6 @@ from mri_ray.predict.predictor import Predictions, Predictor
 
 NAME = "Endpoint"  # of the deployment, as config files call it
 _BESIDE = 32  # requests beyond `limits.concurrent` that a replica sees, to refuse them well, or for health and metrics
-_SWITCH_S = 2e-4
 _REMEDY = "; none answers before them: put that right, or name other bundles in user_config and deploy again"
 
 log = logging.getLogger(__name__)
@@ -43,9 +40,6 @@ class Endpoint:
 
     def __init__(self, config: EndpointConfig) -> None:
         logs.to_stderr()
-        # Each of the network's some forty operations comes back for the lock of Python, which the event loop keeps for
-        # as long as this: 5 ms by default, more than the operations take.
-        sys.setswitchinterval(_SWITCH_S)
         self.config = config
         self.service = Service(config)
         self._keys = Keys(config.keys)
@@ -88,8 +82,9 @@ class Endpoint:
         found, card = bundles.load(place), lane.card(place)
         if known is not None and known.bundle.digest == found.digest:  # what lies at a URI may have changed
             return lane.Lane(config=config, predictor=known.predictor, ask=known.ask, card=card)
-        threads = self.config.threads or max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1)))
-        predictor = Predictor(found, precision=self.config.precision, threads=threads, engine=self.config.engine)
+        predictor = Predictor(
+            found, precision=self.config.precision, threads=self.config.threads, engine=self.config.engine
+        )
         lane.self_test(predictor)
         return lane.Lane(config=config, predictor=predictor, ask=_batched(predictor, self.config), card=card)
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import os
 import signal
 import socket
 import threading
@@ -32,8 +31,6 @@ def run(settings: ServeRun, *, ready: Callable[[str], None]) -> None:
     """
     _check_port(settings.port)
     endpoint = settings.endpoint
-    if endpoint.threads is None:  # all of the machine's cores, between them
-        endpoint = replace(endpoint, threads=max(1, (os.cpu_count() or 1) // settings.replicas))
     if endpoint.keys.required is None:
         endpoint = replace(endpoint, keys=replace(endpoint.keys, required=False))
     with ThreadPoolExecutor(1) as pool:

@@ -17,7 +17,7 @@ from tests.endpoint.small import Client, bundle_of
 @pytest.fixture
 def replica(monkeypatch) -> Endpoint:
     monkeypatch.setattr(logs, "to_stderr", lambda: None)  # the logs are this test's
-    return Endpoint(EndpointConfig(threads=1, keys=KeysConfig(required=False)))
+    return Endpoint(EndpointConfig(keys=KeysConfig(required=False)))
 
 
 def named(*places) -> dict:
