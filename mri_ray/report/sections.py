@@ -106,12 +106,11 @@ def _pictured(example: Example, side: int) -> dict[str, Any]:
     right = {"tumor": Decision.POSITIVE, "normal": Decision.NEGATIVE}.get(truth)
     height, width = example.picture.shape
     name = example.name + _frame(example.frame or None)
+    heat = None if example.heat is None else pictures.overlaid(example.picture, example.heat)
     return {
         "title": example.title,
         "source": pictures.picture(example.picture, side),
-        "heat": None
-        if example.heat is None
-        else pictures.picture(pictures.overlaid(example.picture, example.heat), side),
+        "heat": None if heat is None else pictures.picture(heat, side),
         "width": width,
         "height": height,
         "name": name,
