@@ -7,7 +7,6 @@ processor time of an s3fs read, and threads run in parallel. Tables are read by 
 import asyncio
 import errno
 import io
-import random
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -24,7 +23,7 @@ from botocore import exceptions as boto  # type: ignore[import-untyped]
 from fsspec.asyn import sync
 
 from mri_ray.archive import listing, ranges, s3_errors
-from mri_ray.archive.s3_client import Client, client_of
+from mri_ray.archive.s3_client import Client, client_of, pause
 from mri_ray.archive.settings import StorageConfig
 from mri_ray.errors import ArchiveDenied, ArchiveError, ArchiveNotFound
 
@@ -107,7 +106,7 @@ class S3Store:
                         return False
                 if code not in _CONFLICT or attempt == self.config.retries:
                     raise s3_errors.as_archive_error(exc, self._uri(key), self.config) from exc
-                time.sleep(_pause(attempt))
+                time.sleep(pause(attempt))
             else:
                 return True
         raise AssertionError("the last attempt returns or raises")
@@ -238,12 +237,8 @@ async def _get(
         except _BROKEN_BODY:
             if attempt + 1 == tries:
                 raise
-            await asyncio.sleep(_pause(attempt))
+            await asyncio.sleep(pause(attempt))
     raise AssertionError("the last attempt returns or raises")
-
-
-def _pause(attempt: int) -> float:
-    return random.uniform(0.0, min(5.0, 0.2 * 2**attempt))  # noqa: S311 - spreads retries, guards nothing
 
 
 def _is_folder_marker(item: dict[str, Any]) -> bool:

@@ -1,6 +1,8 @@
 """The connections of a process to a bucket: s3fs, and for the same server and credentials obstore and pyarrow.fs."""
 
+import asyncio
 import os
+import random
 import re
 import threading
 from collections.abc import Callable
@@ -14,8 +16,10 @@ from urllib.request import getproxies, proxy_bypass
 import obstore.store
 import pyarrow.fs
 import s3fs
+from aiohttp import ClientError as BodyError
 from botocore import exceptions as boto  # type: ignore[import-untyped]
 from botocore import session as boto_session
+from fsspec.asyn import sync_wrapper
 
 from mri_ray.archive.identity import digest
 from mri_ray.archive.settings import StorageConfig
@@ -41,12 +45,37 @@ def _cached_client(bucket: str, config: StorageConfig, pid: int, environment: st
         raise ConfigError(f"endpoint: must be http[s]://host[:port], got {config.endpoint!r}: {exc}") from exc
 
 
+class _FileSystem(s3fs.S3FileSystem):
+    """s3fs whose requests are made again too when the answer's text (a page of a listing, an error) breaks off.
+
+    botocore, which makes all others again, counts such an answer as given; s3fs counts it among the failures whose
+    repetition would multiply botocore's.
+    """
+
+    tries = 1
+
+    async def _call_s3(self, method: str, *arguments: Any, **keywords: Any) -> Any:
+        for attempt in range(1, self.tries):
+            try:
+                return await super()._call_s3(method, *arguments, **keywords)
+            except BodyError:
+                await asyncio.sleep(pause(attempt - 1))
+        return await super()._call_s3(method, *arguments, **keywords)
+
+    call_s3 = sync_wrapper(_call_s3)
+
+
+def pause(attempt: int) -> float:
+    """Seconds before the next attempt, the first is 0."""
+    return random.uniform(0.0, min(5.0, 0.2 * 2**attempt))  # noqa: S311 - spreads retries, guards nothing
+
+
 class Client:
     """The connections of one process to one bucket."""
 
     def __init__(self, bucket: str, config: StorageConfig) -> None:
         client_kwargs = {"region_name": config.region} if config.region else {}
-        self.fs = s3fs.S3FileSystem(
+        self.fs = _FileSystem(
             anon=config.anonymous,
             endpoint_url=config.endpoint,
             client_kwargs=client_kwargs,
@@ -60,6 +89,7 @@ class Client:
             skip_instance_cache=True,
         )
         self.fs.retries = 1  # botocore tries again; s3fs would multiply its tries
+        self.fs.tries = config.retries + 1
         self._config = config
         self._bucket = bucket
         self._meta = self.fs.connect().meta

@@ -127,6 +127,21 @@ def test_a_lasting_fault_is_told_and_no_part_of_a_body_is_taken_for_it(through, 
     assert counts()[kind] >= 2 * 9, "not all was tried again"
 
 
+def test_an_answer_whose_text_breaks_off_is_asked_for_again(through, prefix):
+    plain = Location.of(prefix)
+    names = [f"images/{i}.png" for i in range(3)]
+    for name in names:
+        plain.write(name, b"x")
+    faulty, counts = through(only="GET", cut=1.0, most=2)
+    absent, listed, size = at_once(
+        lambda: faulty.read("absent"), faulty.keys, lambda: pa.Table.from_batches(faulty.list()).num_rows
+    )
+    assert isinstance(absent, FileNotFoundError), absent
+    assert listed == names
+    assert size == 3
+    assert counts()["cut"] >= 4, "two of the listing, two of the error"
+
+
 @pytest.mark.parametrize("kind", ["slow_down", "reset"])
 def test_a_write_whose_answer_is_lost_knows_its_own_object(through, prefix, tmp_path, kind):
     (tmp_path / "file").write_bytes(b"from disk")
