@@ -119,7 +119,7 @@ class Service:
 
     async def ask(self, lane: Lane, pictures: np.ndarray) -> Predictions:
         """Prepared pictures, uint8 (N, 1, S, S), in parts, so that a study does not hold up single slices."""
-        size = self.config.batch.size
+        size = self.config.batch.size or lane.predictor.micro_batch
         parts = [pictures[start : start + size] for start in range(0, len(pictures), size)]
         return _joined(await asyncio.gather(*(lane.ask(part) for part in parts)))
 

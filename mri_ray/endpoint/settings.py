@@ -76,13 +76,16 @@ class KeysConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class BatchConfig:
-    """How requests are computed together. size: pictures at most; wait_ms: how long the first may wait for others."""
+    """How requests are computed together. size: pictures at most, None: what suits the device, 8 on a CPU and 128 on a
+    GPU; wait_ms: how long the first may wait for others.
+    """
 
-    size: int = 32
+    size: int | None = None
     wait_ms: float = 0
 
     def __post_init__(self) -> None:
-        _above(self, 0, "size")
+        if self.size is not None:
+            _above(self, 0, "size")
         _above(self, -1e-9, "wait_ms")
 
 

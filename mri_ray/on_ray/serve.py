@@ -95,7 +95,7 @@ def _batched(predictor: Predictor, config: EndpointConfig) -> lane.Ask:
     tags = {"model": config.name, "version": predictor.bundle.digest}
 
     @serve.batch(
-        max_batch_size=config.batch.size,
+        max_batch_size=config.batch.size or predictor.micro_batch,
         batch_wait_timeout_s=config.batch.wait_ms / 1000,
         batch_size_fn=lambda parts: sum(map(len, parts)),
     )

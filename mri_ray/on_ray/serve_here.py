@@ -6,20 +6,19 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from types import FrameType
+from types import FrameType, ModuleType
 from typing import Any
 
-from ray import serve
-from ray.serve.config import HTTPOptions
-
 from mri_ray.archive.storage import Location
+from mri_ray.endpoint.settings import EndpointConfig
 from mri_ray.errors import ConfigError
-from mri_ray.on_ray import cluster
+from mri_ray.on_ray import cluster, ingress
 from mri_ray.on_ray.settings import ServeRun
 
 HOST = "127.0.0.1"  # no other: `jobs.serve` needs no key
+_NAME = "mri_ray"  # of the application
 
 log = logging.getLogger(__name__)
 
@@ -33,28 +32,58 @@ def run(settings: ServeRun, *, ready: Callable[[str], None]) -> None:
     endpoint = settings.endpoint
     if endpoint.keys.required is None:
         endpoint = replace(endpoint, keys=replace(endpoint.keys, required=False))
-    with ThreadPoolExecutor(1) as pool:
+    with ingress.direct(idle_s=endpoint.limits.body_s), ThreadPoolExecutor(1) as pool:
         answering = pool.submit(_import, settings)  # torch and the rest come while Ray starts
         # In this order: Ray puts handlers of its own in the way when it starts.
         with cluster.connected(settings.ray), _ended_by_signal() as ended:
-            logging.getLogger("ray.serve").setLevel(logging.WARNING)
-            serve.start(http_options=HTTPOptions(host=HOST, port=settings.port), proxy_location="HeadOnly")
-            app = answering.result().application(
-                endpoint,
-                num_replicas=settings.replicas,
-                user_config={"bundles": [{"uri": settings.bundle}]},
-                ray_actor_options={"num_cpus": 0.5},
-            )
-            try:
-                serve.run(app, name="mri_ray", route_prefix="/")
-                ready(f"http://{HOST}:{settings.port}")
-                ended.wait()
-                log.info("ending: what has begun is answered")
-            finally:
-                serve.shutdown()
+            _serve(settings, endpoint, answering, ready, ended)
 
 
-def _import(settings: ServeRun) -> Any:
+def _serve(
+    settings: ServeRun,
+    endpoint: EndpointConfig,
+    answering: Future[ModuleType],
+    ready: Callable[[str], None],
+    ended: threading.Event,
+) -> None:
+    from ray import serve  # now: it reads the environment that `ingress` has set
+    from ray.serve.config import HTTPOptions
+
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    serve.start(http_options=HTTPOptions(host=HOST, port=settings.port), proxy_location="HeadOnly")
+    app = answering.result().application(
+        endpoint,
+        user_config={"bundles": [{"uri": settings.bundle}]},
+        ray_actor_options={"num_cpus": 0.5},
+        **_replicas(settings.replicas),
+    )
+    try:
+        serve.run(app, name=_NAME, route_prefix="/")
+        ready(f"http://{HOST}:{settings.port}")
+        ended.wait()
+        log.info("ending: what has begun is answered")
+        serve.delete(_NAME)  # waits for that; a shutdown alone would cut it off
+    finally:
+        serve.shutdown()
+
+
+def _replicas(wanted: int | None) -> dict[str, Any]:
+    """So many; without a wish one, and while requests queue more, up to one a GPU, else one a CPU."""
+    if wanted is not None:
+        return {"num_replicas": wanted}
+    scaling = {
+        "min_replicas": 1,
+        "max_replicas": max(1, cluster.gpus() or cluster.cpus()),
+        "target_ongoing_requests": 2,
+        "metrics_interval_s": 1,
+        "look_back_period_s": 4,
+        "upscale_delay_s": 2,
+        "downscale_delay_s": 600,
+    }
+    return {"autoscaling_config": scaling}
+
+
+def _import(settings: ServeRun) -> ModuleType:
     """The module of replicas, once the bundle is found whole: found wrong here, and not by every replica."""
     from mri_ray.learn import bundle as bundles
     from mri_ray.on_ray import serve as replicas

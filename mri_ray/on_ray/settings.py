@@ -312,11 +312,14 @@ class GenerationsRun:
 
 @dataclass(frozen=True, kw_only=True)
 class ServeRun:
-    """The endpoint on this machine alone: one bundle, on the loopback interface, for whoever is here."""
+    """The endpoint on this machine alone: one bundle, on the loopback interface, for whoever is here.
+
+    replicas: None begins with one and starts more while requests queue, up to one a GPU, else one a CPU.
+    """
 
     bundle: str
     port: int = 8000
-    replicas: int = 1
+    replicas: int | None = None
     endpoint: EndpointConfig = field(default_factory=EndpointConfig)
     ray: ClusterSettings = field(default_factory=ClusterSettings)
 

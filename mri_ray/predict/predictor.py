@@ -64,9 +64,9 @@ class Predictor:
         if self.device.type == "cuda":
             torch.backends.cudnn.allow_tf32 = False  # fp32 is what other ways are held against
         self.precision, self._proof = choose(bundle, precision, self.device)
-        self._micro_batch = micro_batch or MICRO_BATCH[self.device.type]
+        self.micro_batch = micro_batch or MICRO_BATCH[self.device.type]
         compiled, proof = choose_vino(bundle, engine, self.precision, self.device, slices)
-        self._compiled = Compiled(bundle, batch=self._micro_batch, threads=threads) if compiled else None
+        self._compiled = Compiled(bundle, batch=self.micro_batch, threads=threads) if compiled else None
         self._proof = proof if compiled else self._proof
         self._module = place(_steady(quickened(module(bundle))), self.device)
 
@@ -100,9 +100,9 @@ class Predictor:
         """Logits, and pixels marked as lesion: NaN without a mask head."""
         parts = [torch.empty(2, 0, device=self.device)]
         with torch.inference_mode(), autocast(precision, self.device):
-            for start in range(0, len(images), self._micro_batch):
+            for start in range(0, len(images), self.micro_batch):
                 # Copied, since torch cannot wrap what is read-only, as Ray's arrays are.
-                batch = torch.from_numpy(images[start : start + self._micro_batch].copy())
+                batch = torch.from_numpy(images[start : start + self.micro_batch].copy())
                 found = answer(self._module(to_input(batch, self.device)))
                 z = found.logits.float()
                 parts.append(torch.stack([z[:, 1] - z[:, 0], marked(found.mask, z, images.shape[2])]))

@@ -31,23 +31,25 @@ from tests.benchmarks.table import machine
 _CLIENTS = (1, 8, 64)
 _START_S = 120
 _OVERLOAD = 3
+_WARM_S = {"endpoint": 30.0, "fp32": 5.0, "auto": 5.0}  # the endpoint's further replicas come with the load
 
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
-    """replicas: of the endpoint. data: a folder whose pictures are sent."""
+    """replicas: of the endpoint, None: as many as its load brings. data: a folder whose pictures are sent."""
 
     bundle: str
     data: str
     seconds: float = 20
     repeats: int = 3
-    replicas: int = 1
+    replicas: int | None = None
     files: int = 200
 
 
 def command(server: str, settings: Benchmark, port: int, temp: str) -> list[str]:
     if server == "endpoint":
-        given = [f"bundle={settings.bundle}", f"port={port}", f"replicas={settings.replicas}", f"ray.temp_dir={temp}"]
+        given = [f"bundle={settings.bundle}", f"port={port}", f"ray.temp_dir={temp}"]
+        given += [f"replicas={settings.replicas}"] if settings.replicas else []
         return [sys.executable, "-m", "jobs.serve", *given]
     return [sys.executable, "-m", "tests.benchmarks.serving_peer", settings.bundle, str(port), server]
 
@@ -104,7 +106,7 @@ def run(settings: Benchmark) -> str:
             for server in ("endpoint", "fp32", "auto"):
                 with running(server, settings) as (port, start):
                     starts.setdefault(server, []).append(start)
-                    ask(port, folder, min(5, settings.seconds), "closed", 8)  # warm
+                    ask(port, folder, _WARM_S[server], "closed", 8)
                     for clients in _CLIENTS:
                         told = ask(port, folder, settings.seconds, "closed", clients)
                         rows.setdefault((server, f"{clients} clients"), []).append(told)

@@ -7,10 +7,16 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 import yaml
 
@@ -27,30 +33,99 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 
 
-def test_one_machine_is_served_until_it_is_told_to_end(tmp_path):
-    digest = bundles.save(bundle_of(1), Location.of(str(tmp_path / "bundle")))
+@contextmanager
+def endpoint(bundle: Path, *given: str) -> Iterator[tuple[subprocess.Popen, str]]:
+    """`jobs.serve` and its address; ended as a user ends it, if the test has not."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder:
-        given = [f"bundle={tmp_path}/bundle", f"port={port}", "ray.cpus=2", f"ray.temp_dir={folder}"]
-        given += ["endpoint.batch.size=16"]  # a setting of the endpoint does not make it ask for keys
+        line = [f"bundle={bundle}", f"port={port}", "ray.cpus=2", f"ray.temp_dir={folder}", *given]
         process = subprocess.Popen(
-            [sys.executable, "-m", "jobs.serve", *given],
+            [sys.executable, "-m", "jobs.serve", *line],
             cwd=ROOT,
             env=os.environ | {"RAY_AUTH_MODE": "disabled", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
         )
-        assert process.stdout is not None
-        assert process.stdout.readline() == f"endpoint: http://127.0.0.1:{port}\n"
-        found = httpx.post(f"http://127.0.0.1:{port}/v1/predict", content=png(), timeout=60)
+        try:
+            assert process.stdout is not None
+            with process.stdout:
+                assert process.stdout.readline() == f"endpoint: http://127.0.0.1:{port}\n"
+            yield process, f"http://127.0.0.1:{port}"
+        finally:
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=90) == 0
+
+
+def test_one_machine_is_served_until_it_is_told_to_end(tmp_path):
+    digest = bundles.save(bundle_of(1), Location.of(str(tmp_path / "bundle")))
+    # A setting of the endpoint does not make it ask for keys.
+    with endpoint(tmp_path / "bundle", "endpoint.batch.size=16") as (_, url):
+        found = httpx.post(f"{url}/v1/predict", content=png(), timeout=60)
         assert (found.status_code, found.json()["bundle"]) == (200, digest)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=90) == 0
-        process.stdout.close()
     with pytest.raises(httpx.ConnectError):
-        httpx.get(f"http://127.0.0.1:{port}/healthz")
+        httpx.get(f"{url}/healthz")
+
+
+def processes_of(process: subprocess.Popen, name: str) -> set[int]:
+    return {one.pid for one in psutil.Process(process.pid).children(recursive=True) if name in " ".join(one.cmdline())}
+
+
+class Clients:
+    """People who ask without pause until they are told to stop, or nobody listens any more."""
+
+    def __init__(self, url: str, number: int = 8) -> None:
+        self._url, self._stop = url, threading.Event()
+        self._told: list[tuple[float, int | str]] = []  # when each request began, and what became of it
+        self._pool = ThreadPoolExecutor(number)
+        self._asking = [self._pool.submit(self._ask, one) for one in range(number)]
+
+    def _ask(self, number: int) -> None:
+        while not self._stop.is_set():
+            began = time.monotonic()
+            try:
+                status: int | str = httpx.post(f"{self._url}/v1/predict", content=png(number), timeout=60).status_code
+            except httpx.ConnectError:
+                return
+            except httpx.HTTPError as exc:
+                status = type(exc).__name__
+            self._told.append((began, status))
+
+    def told(self, since: float, until: float) -> Counter[int | str]:
+        return Counter(status for began, status in self._told if since <= began < until)
+
+    def wait(self, *, stop: bool = False) -> None:
+        if stop:
+            self._stop.set()
+        for one in self._asking:
+            one.result(timeout=60)
+
+
+def test_load_brings_a_second_replica_a_killed_one_costs_little_and_an_end_answers_what_has_begun(tmp_path):
+    bundles.save(bundle_of(1), Location.of(str(tmp_path / "bundle")))
+    with endpoint(tmp_path / "bundle") as (process, url):
+        assert processes_of(process, "haproxy"), "requests go straight to the replicas"
+        assert len(processes_of(process, "ray::ServeReplica")) == 1
+        begun, clients = time.monotonic(), Clients(url)
+        try:
+            while len(found := processes_of(process, "ray::ServeReplica")) < 2:
+                assert time.monotonic() < begun + 90
+                time.sleep(0.5)
+            time.sleep(10)  # its bundle is loaded, and HAProxy knows
+            killed = time.monotonic()
+            os.kill(min(found), signal.SIGKILL)
+            time.sleep(5)
+            ended = time.monotonic()
+            process.send_signal(signal.SIGTERM)
+            clients.wait()
+        finally:
+            clients.wait(stop=True)
+    assert set(clients.told(begun, killed - 1)) == {200}
+    around = clients.told(killed - 1, ended - 1)
+    assert around[200] > 8
+    assert around.total() - around[200] <= 8, "of each client at most what the killed one was answering"
+    assert set(clients.told(ended - 1, ended)) == {200}
 
 
 def test_a_port_that_is_taken_is_an_error_before_ray_starts(tmp_path):
