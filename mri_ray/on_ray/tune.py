@@ -207,7 +207,7 @@ class _Search(Training):
         if run.tune.algorithm == "optuna":
             startup = run.tune.startup_trials
             study = studies.Study(space, ended, seed=run.seed, startup=startup, cost=run.tune.cost)
-        ledger = tune_search.Ledger(place, run, study.learn if study else lambda one: None)
+        ledger = tune_search.Ledger(place, run, study.learn if study else lambda one: None, self.record.tell)
         left = run.tune.trials - len(ended)
         if ended:
             log.info("going on with a search: %d trials have ended, %d are left", len(ended), max(0, left))
@@ -278,7 +278,9 @@ class _Search(Training):
             ledger.faults[number] = item["fault"]
             return
         ledger.said.setdefault(number, {})[item["epoch"]] = item
-        curves.tell(self.output / curves.FOLDER / f"trial-{number:04}", item)
+        fold = item.pop("fold")
+        part = f"trial-{number:04}" + (f"-fold-{fold + 1}" if self._run.tune.folds else "")
+        curves.tell(self.output / curves.FOLDER / part, item)
 
     def _settle_on(self, best: Trial, cohort: Cohort) -> Cohort:
         """From here on all is as if the winner's settings had been those of a training."""

@@ -43,10 +43,16 @@ class Ledger(tune.Callback):
     Ray's own state of a search is not read again: it lies seconds behind, and is pickle.
     """
 
-    def __init__(self, place: Location, run: TuneRun, taught: Callable[[Trial], None]) -> None:
+    def __init__(
+        self,
+        place: Location,
+        run: TuneRun,
+        taught: Callable[[Trial], None],
+        tell: Callable[..., None] = lambda **now: None,
+    ) -> None:
         self.mark = secrets.randbelow(1000) + 1  # times 10,000: at most 10 MB
         self._swept = 0.0
-        self._place, self._run, self._taught = place / TRIALS, run, taught
+        self._place, self._run, self._taught, self._tell = place / TRIALS, run, taught, tell
         self.trials = {one.number: one for one in told(place)}
         self.faults: dict[int, str] = {}
         self.said: dict[int, dict[int, dict[str, Any]]] = {}  # by trial and epoch, what workers themselves have told
@@ -161,7 +167,7 @@ class Ledger(tune.Callback):
         self._keep(ended)
         self._taught(ended)
         area = "-" if one.auroc is None else f"{one.auroc:.4f}"
-        done = sum(trial.state in ENDED for trial in self.trials.values())
+        done = len(self.trials) - len(self.unfinished())
         log.info(
             "trial %s %s%s: validation AUROC %s, %d of %d epochs or folds, %s; %d of %d trials, best %s",
             *(one.name, state.value, f" ({reason})" if reason else "", area, len(one.history), one.planned),
@@ -169,12 +175,26 @@ class Ledger(tune.Callback):
         )
 
     def _best(self) -> str:
-        areas = [one.auroc for one in self.trials.values() if one.auroc is not None and one.state != State.FAILED]
-        return f"{max(areas):.4f}" if areas else "-"
+        best = self._best_auroc()
+        return "-" if best is None else f"{best:.4f}"
+
+    def _best_auroc(self) -> float | None:
+        known = (one.auroc for one in self.trials.values() if one.state != State.FAILED)
+        return max((area for area in known if area is not None), default=None)
 
     def _keep(self, one: Trial) -> None:
         self.trials[one.number] = one
         self._place.write(f"{one.name}.json", one.text().encode())
+        under_way = {trial.name: len(trial.history) for trial in self.unfinished()}
+        self._tell(
+            trials={
+                "planned": self._run.tune.trials,
+                "ended": len(self.trials) - len(under_way),
+                "under_way": under_way,  # and how many epochs or folds of them have ended
+                "best_validation_auroc": self._best_auroc(),
+                "worker_hours": round(self.worker_seconds / 3600, 4),
+            }
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Ray keeps copies of what it is given

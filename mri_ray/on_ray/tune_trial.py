@@ -60,13 +60,15 @@ class Ground:
 
 @dataclass(frozen=True)
 class Voice:
-    """Takes what the workers of a trial say to the driver, with the trial's number."""
+    """Takes what the workers of a trial say to the driver, with the trial's number and, counted from 0, the fold."""
 
     queue: Queue
     number: int
+    fold: int
 
     def put(self, item: Any) -> None:
-        self.queue.put(f"trial {self.number:04}: {item}" if isinstance(item, str) else {"trial": self.number, **item})
+        which = {"trial": self.number, "fold": self.fold}
+        self.queue.put(f"trial {self.number:04}: {item}" if isinstance(item, str) else which | item)
 
 
 class Registered(ray.train.UserCallback):
@@ -218,7 +220,7 @@ class _Trial:
         trainer = fit.trainer(
             name,
             task,
-            queue=Voice(ground.queue, self._number),
+            queue=Voice(ground.queue, self._number, fold),
             place=ground.place / RUNS,
             scaling=fit.scaling(
                 run.train, cpus=None if ground.share.gpus else ground.share.cpus, mark=ground.mark_of(self._number)

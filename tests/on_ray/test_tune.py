@@ -57,6 +57,9 @@ def test_a_search_by_asha_and_optuna_ends_in_a_bundle_and_says_why(given):
     best = max(rows, key=lambda row: row["validation_auroc"])
     assert found["winner"] == best["trial_id"]
     assert (found["seen"], found["trials"]) == (4, 4)
+    told = values["progress"]["trials"]
+    assert (told["planned"], told["ended"], told["under_way"]) == (4, 4, {})
+    assert told["best_validation_auroc"] == max(row["validation_auroc"] for row in rows)
     # The bundle is that of the winner's best epoch.
     history = values["history"]
     assert history[values["best_epoch"] - 1]["validation_auroc"] == pytest.approx(found["validation_auroc"])
@@ -115,6 +118,21 @@ def test_folds_a_preparation_of_its_own_and_a_refit(given):
     assert values["split"]["validation"]["rows"] == 0
     assert "validation" not in values["metrics"] or values["metrics"]["validation"]["n"] == 0
     assert any("trained again" in warning for warning in values["warnings"])
+    assert {path.name for path in (Path(given["output"]) / "tensorboard").glob("trial-0000-*")} == {
+        "trial-0000-fold-1",
+        "trial-0000-fold-2",
+    }
+
+
+def test_worker_hours_end_a_search_by_median_stopping(given):
+    hours = 0.005
+    how = {"trials": 200, "scheduler": "median", "algorithm": "random", "grace": 1, "worker_hours": hours}
+    found = searched(given, tune=how, train=given["train"] | {"epochs": 3})["search"]
+    rows = table(given)
+    assert hours < found["worker_hours"] < 10 * hours
+    assert sum(row["worker_hours"] for row in rows) == pytest.approx(found["worker_hours"], abs=1e-3)
+    assert {row["state"] for row in rows} <= {"done", "stopped", "cut"}
+    assert rows[-1]["reason"] is None or "tune.worker_hours" in rows[-1]["reason"] or "median" in rows[-1]["reason"]
 
 
 def test_a_budget_cuts_what_is_under_way_and_a_search_without_figures_fails(given):
