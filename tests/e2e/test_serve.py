@@ -61,9 +61,12 @@ def endpoint(bundle: Path, *given: str) -> Iterator[tuple[subprocess.Popen, str]
 def test_one_machine_is_served_until_it_is_told_to_end(tmp_path):
     digest = bundles.save(bundle_of(1), Location.of(str(tmp_path / "bundle")))
     # A setting of the endpoint does not make it ask for keys.
-    with endpoint(tmp_path / "bundle", "endpoint.batch.size=16") as (_, url):
+    with endpoint(tmp_path / "bundle", "endpoint.batch.size=16", "endpoint.limits.body_s=3") as (_, url):
         found = httpx.post(f"{url}/v1/predict", content=png(), timeout=60)
         assert (found.status_code, found.json()["bundle"]) == (200, digest)
+        with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=30) as slow:
+            slow.sendall(b"POST /v1/predict HTTP/1.1\r\nHo")
+            assert slow.recv(1000).startswith(b"HTTP/1.0 408"), "cut off within its first lines"
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{url}/healthz")
 
