@@ -4,7 +4,8 @@
 
 In turns: the endpoint (`jobs.serve`), a server as users write it (fp32, eager, no batching), and one at our precision;
 each asked by 1, 8 and 64 clients of a process apart, one picture a request. Then the endpoint at three times what it
-answered to 64, and again at half of it: what it sheds, how fast, and whether it recovers. Prints Markdown.
+answered to 64, and again at half of it: what it sheds, how fast, and whether it recovers. At last an app that answers
+at once, alone and behind Serve, asked by one client: the difference is what Serve itself costs. Prints Markdown.
 """
 
 import json
@@ -31,6 +32,7 @@ from tests.benchmarks.table import machine
 _CLIENTS = (1, 8, 64)
 _START_S = 120
 _OVERLOAD = 3
+_HOP = {"nothing, alone": "plain", "nothing, behind Serve": "serve"}
 _WARM_S = {"endpoint": 30.0, "fp32": 5.0, "auto": 5.0}  # the endpoint's further replicas come with the load
 
 
@@ -51,6 +53,8 @@ def command(server: str, settings: Benchmark, port: int, temp: str) -> list[str]
         given = [f"bundle={settings.bundle}", f"port={port}", f"ray.temp_dir={temp}"]
         given += [f"replicas={settings.replicas}"] if settings.replicas else []
         return [sys.executable, "-m", "jobs.serve", *given]
+    if server in _HOP:
+        return [sys.executable, "-m", "tests.benchmarks.serving_hop", str(port), _HOP[server], temp]
     return [sys.executable, "-m", "tests.benchmarks.serving_peer", settings.bundle, str(port), server]
 
 
@@ -115,6 +119,11 @@ def run(settings: Benchmark) -> str:
                         for name, factor in ((f"{_OVERLOAD} x capacity", _OVERLOAD), ("after that, half", 0.5)):
                             told = ask(port, folder, settings.seconds, "open", factor * capacity)
                             rows.setdefault((server, name), []).append(told)
+            for server in _HOP:
+                with running(server, settings) as (port, _):
+                    ask(port, folder, 3, "closed", 1)
+                    told = ask(port, folder, settings.seconds, "closed", 1)
+                    rows.setdefault((server, "1 clients"), []).append(told)
     return _table(rows, starts)
 
 
