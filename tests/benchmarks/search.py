@@ -7,8 +7,8 @@ settings and the default's are each trained on 3 folds of patients (`split.folds
 seen: the figures of the folds together, and the milliseconds an image of both. Some of the folds' test patients are of
 the validation side that the winner was chosen by; those of the search's own test side are not, and there the difference
 of AUROC is given with a paired bootstrap over patients. With what=asha: a search by Optuna and ASHA (the one that lies
-there, else a new one), then one at random without early stopping, for as many worker-hours (`hours`: as many of the first
-ones); by then trials had been begun one after another, where one runs at a time.
+there, else a new one), then one at random without early stopping, for as many worker-hours, or for the first `hours` of
+them; trials count in their order, which is that of time where one runs at once.
 """
 
 import csv
