@@ -66,7 +66,7 @@ def test_one_machine_is_served_until_it_is_told_to_end(tmp_path):
         assert (found.status_code, found.json()["bundle"]) == (200, digest)
         with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=30) as slow:
             slow.sendall(b"POST /v1/predict HTTP/1.1\r\nHo")
-            assert slow.recv(1000).startswith(b"HTTP/1.0 408"), "cut off within its first lines"
+            assert slow.recv(1000).split()[1] == b"408", "cut off within its first lines"
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{url}/healthz")
 
