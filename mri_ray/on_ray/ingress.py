@@ -1,7 +1,7 @@
 """The way into Serve on one machine: HAProxy, which Ray brings along, hands requests straight to the replicas.
 
-Serve's own proxy takes as long over a request as a small network (measured: `tests/benchmarks/serving.py`). Ray reads
-all of this from the environment when `ray.serve` is first imported, so it is set before.
+Serve's own proxy, in Python, takes part of a core that the network could have. Ray reads all of this from the
+environment when `ray.serve` is first imported, so it is set before.
 """
 
 import importlib.util

@@ -48,7 +48,7 @@ class Ledger(tune.Callback):
         place: Location,
         run: TuneRun,
         taught: Callable[[Trial], None],
-        tell: Callable[..., None] = lambda **now: None,
+        tell: Callable[..., None],
     ) -> None:
         self.mark = secrets.randbelow(1000) + 1  # times 10,000: at most 10 MB
         self._swept = 0.0

@@ -80,11 +80,11 @@ def test_a_search_by_asha_and_optuna_ends_in_a_bundle_and_says_why(given):
 
 
 def test_a_population_changes_in_flight_and_the_report_shows_it(given):
-    tune_it = {"trials": 2, "scheduler": "pbt", "perturb_epochs": 1, "algorithm": "random"}
-    searched(given, tune=tune_it, train=given["train"] | {"epochs": 3})
+    tune_it = {"trials": 3, "scheduler": "pbt", "perturb_epochs": 1, "algorithm": "random"}
+    searched(given, tune=tune_it, train=given["train"] | {"epochs": 4})
     rows = table(given)
-    assert [row["state"] for row in rows] == ["done"] * 2
-    assert all(row["epochs"] == 3 for row in rows)
+    assert [row["state"] for row in rows] == ["done"] * 3
+    assert all(row["epochs"] == 4 for row in rows)
     assert sum(row["changes"] for row in rows) > 0
     page = (Path(given["output"]) / "report.html").read_text()
     assert "Changes in flight" in page
@@ -124,7 +124,7 @@ def test_folds_a_preparation_of_its_own_and_a_refit(given):
     }
 
 
-def test_worker_hours_end_a_search_by_median_stopping(given):
+def test_worker_hours_end_a_search_with_median_stopping(given):
     hours = 0.001
     how = {"trials": 200, "scheduler": "median", "algorithm": "random", "grace": 1, "concurrent": 2}
     found = searched(given, tune=how | {"worker_hours": hours}, train=given["train"] | {"epochs": 3})["search"]
