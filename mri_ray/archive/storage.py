@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import pyarrow as pa
 import pyarrow.fs
@@ -17,9 +17,11 @@ import pyarrow.parquet as pq
 
 from mri_ray.archive.ahead import in_order
 from mri_ray.archive.local import LocalStore
-from mri_ray.archive.s3 import S3Store
 from mri_ray.archive.settings import StorageConfig
 from mri_ray.errors import ArchiveFull, ConfigError
+
+if TYPE_CHECKING:
+    from mri_ray.archive.s3 import S3Store
 
 __all__ = ["Location", "StorageConfig"]
 
@@ -180,8 +182,10 @@ class Location:
             yield from pq.ParquetFile(file).iter_batches(rows)
 
     @property
-    def _store(self) -> LocalStore | S3Store:
+    def _store(self) -> "LocalStore | S3Store":
         if self.uri.startswith("s3://"):
+            from mri_ray.archive.s3 import S3Store  # its clients are slow to import, and every process would
+
             bucket, _, prefix = self.uri.removeprefix("s3://").partition("/")
             return S3Store(bucket, prefix, self.config)
         return LocalStore(self.uri.removeprefix("file://"))
@@ -215,7 +219,7 @@ def _regrouped(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.Reco
         yield from pa.Table.from_batches(held).combine_chunks().to_batches()
 
 
-def _attempt(store: LocalStore | S3Store, key: str) -> bytes | OSError:
+def _attempt(store: "LocalStore | S3Store", key: str) -> bytes | OSError:
     try:
         return store.fetch(key)
     except OSError as exc:

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from scipy.sparse import coo_array
 
 from mri_ray.cohort import columns
 from mri_ray.cohort.labels import class_words, fold_word
@@ -193,6 +192,8 @@ def _of_numbers(known: np.ndarray, label: np.ndarray, asked: np.ndarray) -> np.n
 
 def _area(score: np.ndarray, label: np.ndarray, group: np.ndarray, seed: int) -> tuple[float, list[float]]:
     """AUROC, and its 95 % interval by a bootstrap over groups."""
+    from scipy.sparse import coo_array  # slow to import, and every job reads this module for its settings
+
     levels, level = np.unique(score, return_inverse=True)
     shape = (len(levels), int(group.max()) + 1)
     sums = [coo_array((label == code, (level, group)), shape=shape, dtype=np.float64).tocsr() for code in (1, 0)]

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import optimize
 
 from mri_ray import metrics
 
@@ -124,6 +123,8 @@ def _targets(truth: np.ndarray) -> np.ndarray:
 
 
 def _temperature(truth: np.ndarray, values: np.ndarray) -> Map:
+    from scipy import optimize  # slow to import, and an endpoint fits nothing
+
     targets = _targets(truth)
 
     def loss(log_temperature: float) -> float:
@@ -136,6 +137,8 @@ def _temperature(truth: np.ndarray, values: np.ndarray) -> Map:
 
 def _platt(truth: np.ndarray, values: np.ndarray) -> Map:
     """A slope and a shift, for a network whose prior is not that of validation."""
+    from scipy import optimize
+
     targets, scale = _targets(truth), max(float(np.abs(values).max()), 1e-6)
     x = values / scale  # the search is for numbers near 1
 
