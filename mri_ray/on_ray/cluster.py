@@ -4,7 +4,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,8 @@ import ray
 from mri_ray.errors import ConfigError
 from mri_ray.on_ray.settings import ClusterSettings
 
-# Read when ray is first imported in a process; workers get them through the runtime environment. Freed activations
-# go back to the system and fault in again at every batch unless glibc keeps them (README, notes on speed).
+# Read when a worker starts. Freed activations go back to the system and fault in again at every batch unless glibc
+# keeps them (README, notes on speed).
 WORKER_ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": str(2**30),
     "MALLOC_TRIM_THRESHOLD_": str(2**30),
@@ -33,15 +33,14 @@ def connected(settings: ClusterSettings) -> Iterator[None]:
         yield
         return
     address = settings.address or os.environ.get("RAY_ADDRESS")
-    shared: dict[str, Any] = {
-        "runtime_env": {"env_vars": WORKER_ENVIRONMENT},
-        "logging_level": logging.ERROR,
-        "log_to_driver": False,
-    }
+    shared: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address:
-        ray.init(address=address, **shared)
+        ray.init(address=address, runtime_env={"env_vars": WORKER_ENVIRONMENT}, **shared)
     else:
-        _start(settings, shared)
+        # Inherited by all of it: with a runtime environment Ray starts Python and itself twice for each worker, and
+        # those that it has ready are of no use.
+        with environment(WORKER_ENVIRONMENT):
+            _start(settings, shared)
     try:
         yield
     finally:
@@ -56,11 +55,24 @@ def _start(settings: ClusterSettings, shared: dict[str, Any]) -> None:
     ray.init(
         address="local",
         num_cpus=settings.cpus,
+        num_gpus=settings.gpus,
         object_store_memory=settings.object_store_mb * 2**20,
         include_dashboard=False,
         _temp_dir=folder,
         **shared,
     )
+
+
+@contextmanager
+def environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Within the context these environment variables are set; afterwards they are as before."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
 
 
 def check_room(folder: str) -> None:
@@ -89,6 +101,15 @@ def quiet_data() -> None:
 def cpus() -> int:
     """CPUs that the cluster has now; 0 where workers are yet to come."""
     return int(ray.cluster_resources().get("CPU", 0))
+
+
+def cpus_here() -> int:
+    """CPUs that Ray has on the node of this process, no more than there are; 1 without Ray."""
+    if not ray.is_initialized():
+        return 1
+    here = ray.get_runtime_context().get_node_id()
+    told = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["NodeID"] == here]
+    return max(1, min([os.cpu_count() or 1, *told]))
 
 
 def lasting_cpus() -> int:

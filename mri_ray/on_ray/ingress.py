@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from mri_ray.on_ray import cluster
+
 _SWITCH = "RAY_SERVE_ENABLE_HA_PROXY"
 _PORTS = ("RAY_SERVE_HAPROXY_STATS_PORT", "RAY_SERVE_HAPROXY_METRICS_PORT", "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT")
 _SOCKET_BYTES = 107  # of a Unix socket's path
@@ -34,13 +36,8 @@ def direct(*, idle_s: float) -> Iterator[None]:
         made = _environment(Path(folder), control, idle_s)
         if len(str(control.parent / _NODE / control.name)) + len(".4194304.tmp") > _SOCKET_BYTES:
             made = {}
-        made = {name: value for name, value in made.items() if name not in os.environ}
-        os.environ.update(made)
-        try:
+        with cluster.environment({name: value for name, value in made.items() if name not in os.environ}):
             yield
-        finally:
-            for name in made:
-                os.environ.pop(name, None)
 
 
 def _environment(folder: Path, control: Path, idle_s: float) -> dict[str, str]:

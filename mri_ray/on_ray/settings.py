@@ -35,11 +35,13 @@ class ClusterSettings:
 
     address: str | None = None
     cpus: int | None = None  # of a local cluster; None: all cores
+    gpus: int | None = None  # of a local cluster; None: all that there are
     object_store_mb: int = 512  # of a local cluster
     temp_dir: str | None = None  # of a local cluster; short, since socket paths are limited to 107 bytes
 
     def __post_init__(self) -> None:
         _at_least("cpus", self.cpus, 1)
+        _at_least("gpus", self.gpus, 0)
         _at_least("object_store_mb", self.object_store_mb, 80)
 
 
@@ -314,12 +316,14 @@ class GenerationsRun:
 class ServeRun:
     """The endpoint on this machine alone: one bundle, on the loopback interface, for whoever is here.
 
-    replicas: None begins with one and starts more while requests queue, up to one a GPU, else one a CPU.
+    replicas: None begins with one and starts more while requests queue, up to what the GPUs, else the CPUs hold.
+    gpus: of each replica, also a part of one, then others share it; None: one where there are any.
     """
 
     bundle: str
     port: int = 8000
     replicas: int | None = None
+    gpus: float | None = None
     endpoint: EndpointConfig = field(default_factory=EndpointConfig)
     ray: ClusterSettings = field(default_factory=ClusterSettings)
 
@@ -327,3 +331,5 @@ class ServeRun:
         if not 1 <= self.port <= 65535:
             raise ConfigError(f"port: must lie between 1 and 65535, got {self.port}")
         _at_least("replicas", self.replicas, 1)
+        if self.gpus is not None and not (0 <= self.gpus <= 1 or self.gpus == int(self.gpus) > 1):
+            raise ConfigError(f"gpus: must be a part of one GPU or a whole number of them, got {self.gpus:g}")

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import time
 import warnings
 from collections.abc import Iterator
@@ -358,13 +357,9 @@ def _quiet(most: int) -> Iterator[None]:
     logger = logging.getLogger("ray.tune")
     level = logger.level
     logger.setLevel(logging.CRITICAL)  # it logs traces of faults, which the ledger tells in a line
-    before = {name: os.environ.get(name) for name in told}
-    os.environ.update(told)
     try:
-        with warnings.catch_warnings():
+        with cluster.environment(told), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         logger.setLevel(level)
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
