@@ -6,9 +6,10 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from types import FrameType, ModuleType
+from importlib import import_module
+from types import FrameType
 from typing import Any
 
 from mri_ray.archive.storage import Location
@@ -19,6 +20,7 @@ from mri_ray.on_ray.settings import ServeRun
 
 HOST = "127.0.0.1"  # no other: `jobs.serve` needs no key
 _NAME = "mri_ray"  # of the application
+_CPUS = 0.5  # of a replica, for Ray's sums
 
 log = logging.getLogger(__name__)
 
@@ -33,29 +35,35 @@ def run(settings: ServeRun, *, ready: Callable[[str], None]) -> None:
     if endpoint.keys.required is None:
         endpoint = replace(endpoint, keys=replace(endpoint.keys, required=False))
     with ingress.direct(idle_s=endpoint.limits.body_s), ThreadPoolExecutor(1) as pool:
-        answering = pool.submit(_import, settings)  # torch and the rest come while Ray starts
+        # While Ray starts, and alone: a package with cycles that two threads import at a time fails in one of them.
+        torch = pool.submit(import_module, "torch")
         # In this order: Ray puts handlers of its own in the way when it starts.
         with cluster.connected(settings.ray), _ended_by_signal() as ended:
-            _serve(settings, endpoint, answering, ready, ended)
+            torch.result()
+            _serve(settings, endpoint, ready, ended)
 
 
 def _serve(
     settings: ServeRun,
     endpoint: EndpointConfig,
-    answering: Future[ModuleType],
     ready: Callable[[str], None],
     ended: threading.Event,
 ) -> None:
     from ray import serve  # now: it reads the environment that `ingress` has set
     from ray.serve.config import HTTPOptions
 
+    from mri_ray.learn import bundle as bundles
+    from mri_ray.on_ray.serve import application
+
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    gpus, scaling = _room(settings)
+    bundles.load(Location.of(settings.bundle, endpoint.storage))  # found wrong here, and not by every replica
     serve.start(http_options=HTTPOptions(host=HOST, port=settings.port), proxy_location="HeadOnly")
-    app = answering.result().application(
+    app = application(
         endpoint,
         user_config={"bundles": [{"uri": settings.bundle}]},
-        ray_actor_options={"num_cpus": 0.5},
-        **_replicas(settings.replicas),
+        ray_actor_options={"num_cpus": _CPUS, "num_gpus": gpus},
+        **scaling,
     )
     try:
         serve.run(app, name=_NAME, route_prefix="/")
@@ -67,29 +75,29 @@ def _serve(
         serve.shutdown()
 
 
-def _replicas(wanted: int | None) -> dict[str, Any]:
-    """So many; without a wish one, and while requests queue more, up to one a GPU, else one a CPU."""
+def _room(settings: ServeRun) -> tuple[float, dict[str, Any]]:
+    """GPUs of a replica, and how many replicas there are. Raises ConfigError where they do not fit."""
+    there, wanted = cluster.gpus(), settings.replicas
+    gpus = settings.gpus if settings.gpus is not None else float(there > 0)
+    most = int(cluster.cpus() / _CPUS)
+    if gpus:
+        most = min(most, int(there / gpus) if gpus >= 1 else there * int(1 / gpus))
+    if (wanted or 1) > most:
+        of_gpus = f" with {gpus:g} GPUs each on {there} GPUs," if gpus else ""
+        of_cpus = f" with {_CPUS:g} CPUs each on {cluster.cpus()}"
+        raise ConfigError(f"replicas: at most {most} have room{of_gpus}{of_cpus}, got {wanted or 1}")
     if wanted is not None:
-        return {"num_replicas": wanted}
+        return gpus, {"num_replicas": wanted}
     scaling = {
         "min_replicas": 1,
-        "max_replicas": max(1, cluster.gpus() or cluster.cpus()),
+        "max_replicas": most if gpus else cluster.cpus(),
         "target_ongoing_requests": 2,
         "metrics_interval_s": 1,
         "look_back_period_s": 4,
         "upscale_delay_s": 2,
         "downscale_delay_s": 600,
     }
-    return {"autoscaling_config": scaling}
-
-
-def _import(settings: ServeRun) -> ModuleType:
-    """The module of replicas, once the bundle is found whole: found wrong here, and not by every replica."""
-    from mri_ray.learn import bundle as bundles
-    from mri_ray.on_ray import serve as replicas
-
-    bundles.load(Location.of(settings.bundle, settings.endpoint.storage))
-    return replicas
+    return gpus, {"autoscaling_config": scaling}
 
 
 def _check_port(port: int) -> None:

@@ -131,6 +131,20 @@ def test_load_brings_a_second_replica_a_killed_one_costs_little_and_an_end_answe
     assert set(clients.told(ended - 1, ended)) == {200}
 
 
+def test_replicas_share_a_gpu_and_no_more_than_have_room(tmp_path):
+    """A GPU for Ray's sums alone: what computes is there."""
+    bundles.save(bundle_of(1), Location.of(str(tmp_path / "bundle")))
+    with endpoint(tmp_path / "bundle", "ray.gpus=1", "gpus=0.5", "replicas=2") as (process, url):
+        assert len(processes_of(process, "ray::ServeReplica")) == 2
+        assert httpx.post(f"{url}/v1/predict", content=png(), timeout=60).status_code == 200
+    given = [f"bundle={tmp_path}/bundle", "port=8765", "ray.gpus=1", "gpus=0.6", "replicas=2", "ray.cpus=2"]
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder:
+        command = [sys.executable, "-m", "jobs.serve", *given, f"ray.temp_dir={folder}"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert "replicas: at most 1 have room with 0.6 GPUs each on 1 GPUs, with 0.5 CPUs each on 2, got 2" in done.stderr
+
+
 def test_a_port_that_is_taken_is_an_error_before_ray_starts(tmp_path):
     bundles.save(bundle_of(1), Location.of(str(tmp_path / "bundle")))
     with socket.create_server(("127.0.0.1", 0)) as taken:
