@@ -88,8 +88,8 @@ def train_steps(
     for batch in batches:
         try:
             held.append(_step(model, optimiser, batch, device, precision, objective, accumulate))
-        except (torch.OutOfMemoryError, RuntimeError) as exc:
-            if "memory" not in str(exc):
+        except (MemoryError, RuntimeError) as exc:
+            if isinstance(exc, RuntimeError) and "memory" not in str(exc):  # torch's and oneDNN's say no more
                 raise
             at_once, side = -(-len(batch) // accumulate), batch.images.shape[2]
             raise TrainingFailed(

@@ -6,7 +6,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from mri_ray import config, phantom
 from mri_ray.archive.storage import Location
@@ -45,6 +47,21 @@ def archive(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("phantoms")
     phantom.write(Location.of(str(folder)), phantom.PhantomConfig(patients=20, slices=6, second_study=0, seed=5))
     return folder / "images"
+
+
+@pytest.fixture(scope="session")
+def masks(archive) -> Path:
+    """The phantoms' masks, some of them missing, one too large and one of no slice."""
+    folder = archive.parent / "masks"
+    config = phantom.PhantomConfig(patients=20, slices=6, second_study=0, seed=5)
+    there = [item for item in phantom.generate(config) if item.mask.any()]
+    for number, item in enumerate(there[2:]):
+        path = folder / Path(item.key).with_suffix(".png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        mask = Image.fromarray(np.pad(item.mask, 3) if number == 0 else item.mask)
+        mask.save(path)
+    shutil.copy(path, folder / "of_no_slice.png")
+    return folder
 
 
 @pytest.fixture(scope="session")

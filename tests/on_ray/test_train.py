@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from mri_ray import config, phantom
+from mri_ray import config
 from mri_ray.archive.storage import Location
 from mri_ray.errors import ArchiveNotFound, ConfigError, LabelError, TooManyQuarantined, TrainingFailed
 from mri_ray.learn import bundle as bundles
@@ -188,21 +188,6 @@ def test_a_patient_in_two_labels_files_is_one_and_told(ray_cluster, small, archi
     )
     values = audit.run(settings).values
     assert any(text.startswith("1 patients stand in the labels of several archives") for text in values["warnings"])
-
-
-@pytest.fixture(scope="module")
-def masks(archive) -> Path:
-    """The phantoms' masks, some of them missing, one too large and one of no slice."""
-    folder = archive.parent / "masks"
-    config = phantom.PhantomConfig(patients=20, slices=6, second_study=0, seed=5)
-    there = [item for item in phantom.generate(config) if item.mask.any()]
-    for number, item in enumerate(there[2:]):
-        path = folder / Path(item.key).with_suffix(".png")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        mask = Image.fromarray(np.pad(item.mask, 3) if number == 0 else item.mask)
-        mask.save(path)
-    shutil.copy(path, folder / "of_no_slice.png")
-    return folder
 
 
 @pytest.mark.slow

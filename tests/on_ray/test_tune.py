@@ -1,9 +1,17 @@
 """Searches of tiny trainings on phantoms, from the archive to the bundle."""
 
 import json
+import os
+import resource
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -105,11 +113,73 @@ def test_trials_that_fail_are_told_and_the_search_goes_on(given):
     assert any("1 trials failed" in warning for warning in values["warnings"])
 
 
-def test_folds_a_preparation_of_its_own_and_a_refit(given):
+def test_a_trial_whose_worker_is_killed_goes_on_and_one_without_enough_memory_fails_in_the_end(given):
+    """Real faults of real processes: SIGKILL, and a limit of memory that the kernel keeps."""
+    taken: list[int] = []  # bytes that the first worker had for itself, before it was killed
+    met: dict[int, set[int]] = {0: set(), 1: set()}  # worker processes by trial, of which one runs at a time
+
+    def harm(over: threading.Event) -> None:
+        while not over.wait(0.01):
+            for trial in under_way(given):
+                for worker in training_workers() - met[0] if trial["number"] else training_workers():
+                    if trial["number"]:
+                        met[1].add(worker)
+                        resource.prlimit(worker, resource.RLIMIT_DATA, (taken[0] + 400 * 2**20,) * 2)
+                    elif trial["history"]:
+                        met[0].add(worker)
+                        if not taken:
+                            taken.append(psutil.Process(worker).memory_info().data)
+                            os.kill(worker, signal.SIGKILL)
+
+    how = {"trials": 2, "concurrent": 1, "algorithm": "grid", "scheduler": "none", "max_failures": 1}
+    with beside(harm):
+        values = searched(
+            given,
+            search={"model.width": {"choice": [4, 256]}},
+            tune=how | {"default_first": False},
+            train=given["train"] | {"epochs": 5, "batch_size": 64},
+        )
+    killed, short = table(given)
+    assert (killed["state"], killed["resumed"], killed["epochs"]) == ("done", 1, 5)
+    assert (short["state"], short["resumed"], short["epochs"]) == ("failed", 1, 0)
+    assert "memory: must do for" in short["reason"]
+    assert "lower train.batch_size or model.width" in short["reason"]
+    assert [len(workers) for workers in met.values()] == [2, 2]
+    assert values["search"]["winner"] == "0000"
+
+
+@contextmanager
+def beside(act: Callable[[threading.Event], None]) -> Iterator[None]:
+    """Something that goes on in a thread of its own until it is told that it is over; what it raises is raised here."""
+    over = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        acting = pool.submit(act, over)
+        try:
+            yield
+        finally:
+            over.set()
+        acting.result()
+
+
+def under_way(given: dict[str, Any]) -> list[dict[str, Any]]:
+    files = Path(given["output"]).glob("search/*/trials/*.json")
+    return [one for one in (json.loads(path.read_text()) for path in files) if one["state"] == "running"]
+
+
+def training_workers() -> set[int]:
+    """Processes of this test's Ray in which trainings run."""
+    with suppress(psutil.NoSuchProcess):
+        every = psutil.Process().children(recursive=True)
+        return {one.pid for one in every if "RayTrainWorker" in " ".join(one.cmdline())}
+    return set()
+
+
+def test_folds_a_preparation_of_its_own_and_a_refit(given, masks):
     given["search"] = {"prepare.size": {"choice": [32, 64]}, "model.width": {"choice": [2, 4]}}
-    given["model"] = given["model"] | {"blocks": 3}
+    given["model"] = given["model"] | {"blocks": 3, "masks": True}
     values = searched(
         given,
+        masks=str(masks),
         tune={"trials": 2, "folds": 2, "final": "refit", "cost": True, "grace": 2, "startup": 1},
     )
     rows = table(given)
@@ -118,6 +188,8 @@ def test_folds_a_preparation_of_its_own_and_a_refit(given):
     assert values["split"]["validation"]["rows"] == 0
     assert "validation" not in values["metrics"] or values["metrics"]["validation"]["n"] == 0
     assert any("trained again" in warning for warning in values["warnings"])
+    assert bundles.load(Location.of(values["bundle"])).model.masks
+    assert values["lesions"]["test"]["dice"] >= 0
     assert {path.name for path in (Path(given["output"]) / "tensorboard").glob("trial-0000-*")} == {
         "trial-0000-fold-1",
         "trial-0000-fold-2",
