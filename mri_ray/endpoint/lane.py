@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from mri_ray.archive.storage import Location
 from mri_ray.endpoint.settings import BundleConfig
@@ -98,15 +97,8 @@ def self_test(predictor: Predictor) -> None:
         raise BundleError(f"self-test: one picture must have one answer, got answers that differ by {away:.2g}")
 
 
-def together(
-    predictor: Predictor, parts: Sequence[np.ndarray], *, threads: int | None = None, alone: int | None = None
-) -> list[Predictions]:
-    """The pictures of several requests in one pass, uint8 (N, 1, S, S) each -> what each is answered with.
-
-    threads: torch's from now on; alone: where one request's are all there is to compute. None leaves them.
-    """
-    if wanted := alone if len(parts) == 1 else threads:
-        torch.set_num_threads(wanted)
+def together(predictor: Predictor, parts: Sequence[np.ndarray]) -> list[Predictions]:
+    """The pictures of several requests in one pass, uint8 (N, 1, S, S) each -> what each is answered with."""
     found = predictor.predict(np.concatenate(parts))
     ends = np.cumsum([len(part) for part in parts])
     return [_part(found, end - len(part), end) for end, part in zip(ends.tolist(), parts, strict=True)]

@@ -169,16 +169,12 @@ class DriftConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EndpointConfig:
-    """All that a replica is told but its bundles.
-
-    threads: that compute; None: one, but as many as the node has CPUs for what one request asks by itself. decoders:
-    threads that decode.
-    """
+    """All that a replica is told but its bundles. threads: that compute; decoders: that decode."""
 
     name: str = "mri_ray"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     engine: Literal["auto", "torch", "openvino"] = "torch"
-    threads: int | None = None
+    threads: int = 1
     decoders: int = 2
     batch: BatchConfig = field(default_factory=BatchConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
@@ -190,7 +186,7 @@ class EndpointConfig:
     storage: StorageConfig = field(default_factory=StorageConfig)
 
     def __post_init__(self) -> None:
-        _above(self, 0, "decoders", *(() if self.threads is None else ("threads",)))
+        _above(self, 0, "threads", "decoders")
         for prefix in (
             *((self.results.uri,) if self.results.uri else ()),
             *self.jobs.archives,

@@ -103,15 +103,6 @@ def cpus() -> int:
     return int(ray.cluster_resources().get("CPU", 0))
 
 
-def cpus_here() -> int:
-    """CPUs that Ray has on the node of this process, no more than there are; 1 without Ray."""
-    if not ray.is_initialized():
-        return 1
-    here = ray.get_runtime_context().get_node_id()
-    told = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["NodeID"] == here]
-    return max(1, min([os.cpu_count() or 1, *told]))
-
-
 def lasting_cpus() -> int:
     """CPUs that are left when the largest of several nodes goes; all where there is one."""
     of_nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]

@@ -8,7 +8,6 @@ import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,6 @@ from mri_ray.endpoint.service import Service
 from mri_ray.endpoint.settings import BundleConfig, Bundles, EndpointConfig
 from mri_ray.errors import BundleError, MriRayError
 from mri_ray.learn import bundle as bundles
-from mri_ray.on_ray import cluster
 from mri_ray.on_ray.watch import emit, forget
 from mri_ray.predict.predictor import Predictions, Predictor
 
@@ -88,7 +86,7 @@ class Endpoint:
         if known is not None and known.bundle.digest == found.digest:  # what lies at a URI may have changed
             return lane.Lane(config=config, predictor=known.predictor, ask=known.ask, card=card)
         predictor = Predictor(
-            found, precision=self.config.precision, threads=self.config.threads or 1, engine=self.config.engine
+            found, precision=self.config.precision, threads=self.config.threads, engine=self.config.engine
         )
         lane.self_test(predictor)
         return lane.Lane(config=config, predictor=predictor, ask=_batched(predictor, self.config), card=card)
@@ -98,7 +96,6 @@ def _batched(predictor: Predictor, config: EndpointConfig) -> lane.Ask:
     """What computes the pictures of several requests together, one batch at a time, off the event loop."""
     thread = ThreadPoolExecutor(1, thread_name_prefix="predict")
     tags = {"model": config.name, "version": predictor.bundle.digest}
-    threads = {"threads": config.threads or 1, "alone": config.threads or cluster.cpus_here()}
 
     @serve.batch(
         max_batch_size=config.batch.size or predictor.micro_batch,
@@ -108,7 +105,7 @@ def _batched(predictor: Predictor, config: EndpointConfig) -> lane.Ask:
     async def ask(parts: Sequence[np.ndarray]) -> list[Predictions]:
         loop = asyncio.get_running_loop()
         emit(BATCH, sum(map(len, parts)), tags)
-        return await loop.run_in_executor(thread, partial(lane.together, predictor, parts, **threads))
+        return await loop.run_in_executor(thread, lane.together, predictor, parts)
 
     return ask
 

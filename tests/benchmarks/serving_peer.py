@@ -3,11 +3,10 @@
     python -m tests.benchmarks.serving_peer BUNDLE PORT fp32|auto
 
 fp32: as users write it, Pillow and the eager network, no batching. auto: our decoding, preparation and fast network, in
-a server without Ray, limits or batching, by an author who lets a request that is alone have all cores, as ours has.
+a server without Ray, limits or batching.
 """
 
 import io
-import os
 import sys
 
 import numpy as np
@@ -30,30 +29,23 @@ def make(uri: str, way: str) -> FastAPI:
     bundle = bundles.load(Location.of(uri))
     app, net, size = FastAPI(), bundles.module(bundle), bundle.prepare.size
     predictor = Predictor(bundle, threads=1) if way == "auto" else None
-    cores, waiting = os.cpu_count() or 1, 0
 
-    def plain(body: bytes, alone: bool) -> float:
+    def plain(body: bytes) -> float:
         picture = Image.open(io.BytesIO(body)).convert("L").resize((size, size))
         with torch.inference_mode():
             z = answer(net(torch.from_numpy(np.array(picture))[None, None].float() / 255)).logits
         return float(torch.sigmoid(z[0, 1] - z[0, 0]))
 
-    def ours(body: bytes, alone: bool) -> float:
+    def ours(body: bytes) -> float:
         assert predictor is not None
-        torch.set_num_threads(cores if alone else 1)
         (item,) = read(io.BytesIO(body), "body")
         assert isinstance(item, Slice)
         return float(predictor.predict(prepare(item, bundle.prepare).pixels[None]).probability[0])
 
     @app.post("/v1/predict")
     async def predict(request: Request) -> dict[str, float]:
-        nonlocal waiting
         body = await request.body()
-        waiting += 1
-        try:
-            return {"probability": await run_in_threadpool(ours if predictor else plain, body, waiting == 1)}
-        finally:
-            waiting -= 1
+        return {"probability": await run_in_threadpool(ours if predictor else plain, body)}
 
     @app.get("/readyz")
     async def ready() -> dict[str, str]:
