@@ -51,11 +51,19 @@ def searched(given: dict[str, Any], **changes: Any) -> dict[str, Any]:
     return tune.run(config.build(TuneRun, given | changes)).values
 
 
+def prepared(given: dict[str, Any]) -> dict[Path, int]:
+    """Files of prepared rows, and when each was written."""
+    found = {path: path.stat().st_mtime_ns for path in (Path(given["cache"]) / "prepared").rglob("*.parquet")}
+    assert found
+    return found
+
+
 def table(given: dict[str, Any]) -> list[dict[str, Any]]:
     return pq.read_table(f"{given['output']}/trials.parquet").to_pylist()
 
 
 def test_a_search_by_asha_and_optuna_ends_in_a_bundle_and_says_why(given):
+    decoded = prepared(given)
     values = searched(given, tune={"trials": 4, "grace": 1, "reduction": 2, "startup": 2})
     output, rows = Path(given["output"]), table(given)
     assert [row["trial_id"] for row in rows] == ["0000", "0001", "0002", "0003"]
@@ -85,6 +93,7 @@ def test_a_search_by_asha_and_optuna_ends_in_a_bundle_and_says_why(given):
     assert "AUROC of the test side" in page
     assert not (output / "search").exists() or not list((output / "search").rglob("*.safetensors"))
     assert list((output / "tensorboard").glob("trial-0003/*"))
+    assert prepared(given) == decoded, "no trial decodes what is there"
 
 
 def test_a_population_changes_in_flight_and_the_report_shows_it(given):
