@@ -28,7 +28,8 @@ log = logging.getLogger(__name__)
 def run(settings: ServeRun, *, ready: Callable[[str], None]) -> None:
     """Answer until SIGTERM or SIGINT, then let what has begun end. ready: is given the address once it answers.
 
-    Raises ConfigError for a port that is taken, BundleError for a bundle that cannot be loaded.
+    Raises ConfigError for a port that is taken or more replicas than have room, BundleError for a bundle that cannot be
+    loaded.
     """
     _check_port(settings.port)
     endpoint = settings.endpoint

@@ -331,5 +331,5 @@ class ServeRun:
         if not 1 <= self.port <= 65535:
             raise ConfigError(f"port: must lie between 1 and 65535, got {self.port}")
         _at_least("replicas", self.replicas, 1)
-        if self.gpus is not None and not (0 <= self.gpus <= 1 or self.gpus == int(self.gpus) > 1):
+        if self.gpus is not None and not (0 <= self.gpus <= 1 or (self.gpus > 1 and float(self.gpus).is_integer())):
             raise ConfigError(f"gpus: must be a part of one GPU or a whole number of them, got {self.gpus:g}")

@@ -130,7 +130,7 @@ def test_a_trial_whose_worker_is_killed_goes_on_and_one_without_enough_memory_fa
     def harm(over: threading.Event) -> None:
         while not over.wait(0.01):
             for trial in under_way(given):
-                for worker in training_workers() - met[0] if trial["number"] else training_workers():
+                for worker in training_workers() - met[0] - met[1]:
                     if trial["number"]:
                         met[1].add(worker)
                         resource.prlimit(worker, resource.RLIMIT_DATA, (taken[0] + 400 * 2**20,) * 2)
@@ -171,8 +171,10 @@ def beside(act: Callable[[threading.Event], None]) -> Iterator[None]:
 
 
 def under_way(given: dict[str, Any]) -> list[dict[str, Any]]:
-    files = Path(given["output"]).glob("search/*/trials/*.json")
-    return [one for one in (json.loads(path.read_text()) for path in files) if one["state"] == "running"]
+    with suppress(FileNotFoundError):  # a search that has ended takes them away
+        files = Path(given["output"]).glob("search/*/trials/*.json")
+        return [one for one in (json.loads(path.read_text()) for path in files) if one["state"] == "running"]
+    return []
 
 
 def training_workers() -> set[int]:
