@@ -173,7 +173,7 @@ class EndpointConfig:
 
     name: str = "mri_ray"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    engine: Literal["auto", "torch", "openvino"] = "torch"
+    engine: Literal["auto", "torch", "openvino", "ncnn"] = "auto"
     threads: int = 1
     decoders: int = 2
     batch: BatchConfig = field(default_factory=BatchConfig)

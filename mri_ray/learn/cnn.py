@@ -28,6 +28,17 @@ def answer(given: Tensor | Answer) -> Answer:
     return given if isinstance(given, Answer) else Answer(given, None)
 
 
+class Maps(NamedTuple):
+    """What convolutions see: features (N, C, h, w) of the last block.
+
+    With a mask head, mask: its logits of lesion (N, 1, s, s), and finest: what they are drawn from, (N, c, s, s).
+    """
+
+    features: Tensor
+    mask: Tensor | None = None
+    finest: Tensor | None = None
+
+
 class Network(nn.Module):
     """What all networks share: outside of training an answer is the mean of a picture's and its mirror's, if so set.
 
@@ -75,20 +86,29 @@ class Cnn(Network):
         )
 
     def single(self, images: Tensor) -> Tensor | Answer:
+        return self.judged(self.maps(images))
+
+    def maps(self, images: Tensor) -> Maps:
+        """Nearly all of the work."""
         levels = [images]
         for block in self.features:
             levels.append(block(levels[-1]))
-        features = levels[-1]
+        return Maps(levels[-1]) if self.decoder is None else Maps(levels[-1], *self.decoder(levels[1:]))
+
+    def judged(self, maps: Maps) -> Tensor | Answer:
+        """The answer that follows from them, whoever computed them."""
+        features = maps.features
         # The mean alone dilutes a lesion of a few pixels; the maximum alone follows noise.
         pooled = [features.mean(dim=(2, 3)), features.amax(dim=(2, 3))]
-        if self.decoder is None:
+        if maps.mask is None or maps.finest is None:
             return self.head(torch.cat(pooled, dim=1))
-        mask, seen = self.decoder(levels[1:])
+        mask = _wide(maps.mask)
+        seen = _evidence(mask, _wide(maps.finest))
         return Answer(self.head(torch.cat([*(_wide(part) for part in pooled), seen], dim=1)), mask)
 
 
 class _Decoder(nn.Module):
-    """The blocks' outputs, finest first -> logits of lesion at the finest's size, and evidence (N, E).
+    """The blocks' outputs, finest first -> logits of lesion at the finest's size, and what they are drawn from.
 
     From the coarsest on, each level is brought to the next one's channels and size, added to it and convolved.
     """
@@ -104,8 +124,7 @@ class _Decoder(nn.Module):
         features = levels[-1]
         for across, merge, level in reversed(list(zip(self.across, self.merge, levels, strict=False))):
             features = merge(F.interpolate(across(features), size=level.shape[2:], mode="nearest") + level)
-        mask = _wide(self.mask(features))
-        return mask, _evidence(mask, _wide(features))
+        return self.mask(features), features
 
 
 def _wide(values: Tensor) -> Tensor:

@@ -128,6 +128,7 @@ def application(config: EndpointConfig, **options: Any) -> serve.Application:
         max_queued_requests=ongoing,
         backpressure_config={"retry_after_s": config.limits.retry_after_s},
         graceful_shutdown_timeout_s=config.limits.body_s + config.limits.request_s,
+        logging_config={"enable_access_log": False},  # the app writes its own, which names no path
         **options,
     )
     return deployed(serve.ingress(None)(Endpoint)).bind(config)

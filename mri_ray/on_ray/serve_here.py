@@ -59,7 +59,8 @@ def _serve(
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     gpus, scaling = _room(settings)
     bundles.load(Location.of(settings.bundle, endpoint.storage))  # found wrong here, and not by every replica
-    serve.start(http_options=HTTPOptions(host=HOST, port=settings.port), proxy_location="HeadOnly")
+    http = HTTPOptions(host=HOST, port=settings.port)
+    serve.start(http_options=http, proxy_location="HeadOnly", logging_config={"enable_access_log": False})
     app = application(
         endpoint,
         user_config={"bundles": [{"uri": settings.bundle}]},

@@ -291,7 +291,7 @@ class ScoreRun(LabelledRun):
 
     bundle: str
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    engine: Literal["auto", "torch", "openvino"] = "auto"  # auto: OpenVINO where it is installed, proven and pays
+    engine: Literal["auto", "torch", "openvino", "ncnn"] = "auto"  # auto: what is proven and pays (`predict.ways`)
     micro_batch: int | None = None  # pictures a forward pass; None: what suits the device
     keep: KeepConfig = field(default_factory=KeepConfig)
     dry_run: bool = False  # list the archive and say what there is to do; nothing is written

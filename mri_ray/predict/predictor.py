@@ -1,7 +1,8 @@
 """From prepared pictures to calibrated probabilities and decisions; all that makes inference fast is here."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,10 +15,12 @@ from mri_ray.learn.device import Precision, autocast, choose_device, place
 from mri_ray.learn.loop import to_input
 from mri_ray.predict.quick import quickened
 from mri_ray.predict.vino import Compiled
-from mri_ray.predict.ways import choose, choose_vino, doubtful
+from mri_ray.predict.ways import NCNN, OPENVINO, choose, choose_engine, doubtful
+from mri_ray.predict.winograd import Winograd
 from mri_ray.records import Decision
 
 MICRO_BATCH = {"cpu": 8, "cuda": 128}
+Answers = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]  # pictures -> logits, and pixels marked as lesion
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -39,7 +42,7 @@ class Predictor:
     precision: as in `ways.choose`. micro_batch: pictures a forward pass, None: what suits the device; with large ones a
     CPU spends its time on page faults, as the allocator returns the activations. threads: torch's CPU threads, of the
     whole process; None leaves them as they are. device: None takes the GPU if there is one. engine, slices: as in
-    `ways.choose_vino`.
+    `ways.choose_engine`.
     Raises ConfigError for a setting out of its range, BundleError for a way that answers otherwise.
     """
 
@@ -65,10 +68,16 @@ class Predictor:
             torch.backends.cudnn.allow_tf32 = False  # fp32 is what other ways are held against
         self.precision, self._proof = choose(bundle, precision, self.device)
         self.micro_batch = micro_batch or MICRO_BATCH[self.device.type]
-        compiled, proof = choose_vino(bundle, engine, self.precision, self.device, slices)
-        self._compiled = Compiled(bundle, batch=self.micro_batch, threads=threads) if compiled else None
-        self._proof = proof if compiled else self._proof
+        self.engine, proof = choose_engine(bundle, engine, self.precision, self.device, slices)
+        self._proof = self._proof if proof is None else proof
         self._module = place(_steady(quickened(module(bundle))), self.device)
+        self._fast = self._chosen(threads)
+
+    def _chosen(self, threads: int | None) -> Answers:
+        if self.engine == OPENVINO:
+            return Compiled(self.bundle, batch=self.micro_batch, threads=threads).answers
+        net = _steady(Winograd(self.bundle, threads=threads)) if self.engine == NCNN else self._module
+        return partial(self._answers, net, self.precision)
 
     def predict(self, images: np.ndarray) -> Predictions:
         """Score pictures, uint8 (N, 1, S, S) with the bundle's S; N may be 0, the array may be read-only.
@@ -80,11 +89,10 @@ class Predictor:
         size = self.bundle.prepare.size
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (1, size, size):
             raise ValueError(f"images: must be uint8 (N, 1, {size}, {size}), got {images.dtype} {images.shape}")
-        compiled = self._compiled
-        logit, lesion = self._answers(images, self.precision) if compiled is None else compiled.answers(images)
+        logit, lesion = self._fast(images)
         if self._proof is not None:
             again = np.flatnonzero(doubtful(logit, self.bundle, self._proof.margin))
-            logit[again], lesion[again] = self._answers(images[again], Precision.FP32)
+            logit[again], lesion[again] = self._answers(self._module, Precision.FP32, images[again])
         if bad := np.flatnonzero(~np.isfinite(logit)).tolist():
             # NaN compares as below every threshold, and would be called negative.
             raise RunError(f"logit: must be finite, got {logit[bad[0]]} at {self.precision} for picture {bad[0]}")
@@ -96,14 +104,14 @@ class Predictor:
             lesion=lesion if self.bundle.model.masks else None,
         )
 
-    def _answers(self, images: np.ndarray, precision: Precision) -> tuple[np.ndarray, np.ndarray]:
+    def _answers(self, net: nn.Module, precision: Precision, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Logits, and pixels marked as lesion: NaN without a mask head."""
         parts = [torch.empty(2, 0, device=self.device)]
         with torch.inference_mode(), autocast(precision, self.device):
             for start in range(0, len(images), self.micro_batch):
                 # Copied, since torch cannot wrap what is read-only, as Ray's arrays are.
                 batch = torch.from_numpy(images[start : start + self.micro_batch].copy())
-                found = answer(self._module(to_input(batch, self.device)))
+                found = answer(net(to_input(batch, self.device)))
                 z = found.logits.float()
                 parts.append(torch.stack([z[:, 1] - z[:, 0], marked(found.mask, z, images.shape[2])]))
             logit, lesion = torch.cat(parts, dim=1).cpu().numpy()

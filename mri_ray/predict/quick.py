@@ -16,15 +16,16 @@ def quickened(net: nn.Module) -> nn.Module:
 
     net: in evaluation mode. What stands in no `nn.Sequential` (ResNet's blocks) is left as it is.
     """
-    return _exact_first(_within(net, lambda layers: _pooled_first(_folded(layers))))
+    return exact_first(_within(net, lambda layers: _pooled_first(_folded(layers))))
 
 
 def folded(net: nn.Module) -> nn.Module:
-    """Fold batch norms only, for compilers that know all else by themselves."""
-    return _exact_first(_within(net, _folded))
+    """Fold batch norms only, for engines that know all else by themselves; changes `net`, and returns it."""
+    return _within(net, _folded)
 
 
-def _exact_first(net: nn.Module) -> nn.Module:
+def exact_first(net: nn.Module) -> nn.Module:
+    """Let bf16 not blur what is first seen of the pixels; changes `net`, and returns it."""
     if isinstance(net, Cnn):  # the others standardise pixels first
         block: Any = net.features[0]
         block[0] = OfPixels(block[0])

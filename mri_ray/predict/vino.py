@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mri_ray.learn.bundle import Bundle, module
 from mri_ray.learn.cnn import answer
-from mri_ray.predict.quick import OfPixels, folded
+from mri_ray.predict.quick import OfPixels, exact_first, folded
 
 
 def is_there() -> bool:
@@ -63,7 +63,7 @@ class _OfBytes(nn.Module):
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
-        self.net = folded(net)
+        self.net = exact_first(folded(net))
         first = next((layer for layer in self.net.modules() if isinstance(layer, OfPixels)), None)
         self.scale = 255.0
         if first is not None:

@@ -11,7 +11,7 @@ from mri_ray.errors import BundleError, ConfigError
 from mri_ray.learn.bundle import Bundle
 from mri_ray.learn.device import Precision, choose_precision
 from mri_ray.metrics import sigmoid
-from mri_ray.predict.vino import is_there
+from mri_ray.predict import vino, winograd
 
 BOUND = 0.01  # of |dp|
 _SAFETY = 1.5  # slices to come may be further off than those it was tried on
@@ -63,39 +63,51 @@ def doubtful(logit: np.ndarray, bundle: Bundle, margin: float) -> np.ndarray:
     return doubt
 
 
-VINO = "cpu-openvino"
-ENGINES = ("auto", "torch", "openvino")
+ENGINES = ("auto", "torch", "openvino", "ncnn")
+OPENVINO, NCNN = "openvino", "ncnn"
 _VINO_PAYS = 5000  # slices of one worker: compiling takes as long as it saves on some 3,000
 
 
-def way(device: torch.device, precision: Precision) -> str:
-    """Its name in `Bundle.proofs`."""
-    return f"{device.type}-{precision.value}"
+def way(device: torch.device, precision: Precision | str) -> str:
+    """Its name in `Bundle.proofs`; of an engine in place of a precision."""
+    return f"{device.type}-{precision}"
 
 
-def choose_vino(
+def choose_engine(
     bundle: Bundle, wanted: str, precision: Precision, device: torch.device, slices: int
-) -> tuple[bool, Proof | None]:
-    """Whether OpenVINO computes in place of torch, and its proof.
+) -> tuple[str, Proof | None]:
+    """What computes, `torch` or another engine and its proof.
 
-    slices: about how many there will be; `auto` takes OpenVINO where it is installed, proven, and they are enough.
-    Raises ConfigError when it is asked for by name and cannot be had, BundleError when it answers otherwise.
+    slices: about how many there will be. `auto` takes an engine that is proven: ncnn for fp32, OpenVINO for bf16 where
+    it is installed and the slices are enough.
+    Raises ConfigError when one is asked for by name and cannot be had, BundleError when it answers otherwise.
     """
     if wanted not in ENGINES:
         raise ConfigError(f"engine: must be one of {', '.join(ENGINES)}, got {wanted!r}")
-    fault = None
-    if wanted == "torch" or (wanted == "auto" and slices < _VINO_PAYS):
-        return False, None
-    if not is_there():
-        fault = "needs the package openvino (the extra `openvino`)"
-    elif device.type != "cpu" or precision is not Precision.BF16:
-        fault = f"computes in bf16 on a CPU, got {precision.value} on {device.type}"
-    if fault is not None:
-        if wanted == "auto":
-            return False, None
-        raise ConfigError(f"engine: openvino {fault}")
-    proof = _proven(bundle, VINO, named=wanted != "auto")
-    return proof is not None or wanted != "auto", proof
+    if wanted == "torch":
+        return wanted, None
+    named = wanted != "auto"
+    if named and (fault := _unfit(wanted, bundle, precision, device)):
+        raise ConfigError(f"engine: {wanted} {fault}")
+    for name in (wanted,) if named else (OPENVINO, NCNN):
+        if not named and (_unfit(name, bundle, precision, device) or (name == OPENVINO and slices < _VINO_PAYS)):
+            continue
+        proof = _proven(bundle, way(device, name), named=named)
+        if named or proof is not None:
+            return name, proof
+    return "torch", None
+
+
+def _unfit(engine: str, bundle: Bundle, precision: Precision, device: torch.device) -> str | None:
+    """Why an engine cannot compute this, None if it can."""
+    there, needed = (vino.is_there(), Precision.BF16) if engine == OPENVINO else (winograd.is_there(), Precision.FP32)
+    if not there:
+        return f"needs the package {engine}" + (" (the extra `openvino`)" if engine == OPENVINO else "")
+    if device.type != "cpu" or precision is not needed:
+        return f"computes in {needed.value} on a CPU, got {precision.value} on {device.type}"
+    if engine == NCNN and bundle.model.name != "cnn":
+        return f"computes the model cnn, got {bundle.model.name}"
+    return None
 
 
 def choose(bundle: Bundle, wanted: str, device: torch.device) -> tuple[Precision, Proof | None]:

@@ -28,7 +28,7 @@ from mri_ray.records import Slice
 def make(uri: str, way: str) -> FastAPI:
     bundle = bundles.load(Location.of(uri))
     app, net, size = FastAPI(), bundles.module(bundle), bundle.prepare.size
-    predictor = Predictor(bundle, threads=1) if way == "auto" else None
+    predictor = Predictor(bundle, threads=1, engine="auto") if way == "auto" else None
 
     def plain(body: bytes) -> float:
         picture = Image.open(io.BytesIO(body)).convert("L").resize((size, size))

@@ -61,14 +61,26 @@ def endpoint(bundle: Path, *given: str) -> Iterator[tuple[subprocess.Popen, str]
 def test_one_machine_is_served_until_it_is_told_to_end(tmp_path):
     digest = bundles.save(bundle_of(1), Location.of(str(tmp_path / "bundle")))
     # A setting of the endpoint does not make it ask for keys.
-    with endpoint(tmp_path / "bundle", "endpoint.batch.size=16", "endpoint.limits.body_s=3") as (_, url):
+    with endpoint(tmp_path / "bundle", "endpoint.batch.size=16", "endpoint.limits.body_s=3") as (process, url):
         found = httpx.post(f"{url}/v1/predict", content=png(), timeout=60)
         assert (found.status_code, found.json()["bundle"]) == (200, digest)
+        assert httpx.get(f"{url}/v1/studies/1.2.840.99999.7", timeout=60).status_code == 404
+        written = {path.name: path.read_text(errors="replace") for path in logs_of(process).rglob("*") if path.is_file()}
+        (lines,) = [text for name, text in written.items() if "mri_ray.audit" in text and name.endswith(".err")]
+        told = [json.loads(line) for line in lines.splitlines() if line.startswith("{")]
+        assert [line["bundle"] for line in told if line["logger"] == "mri_ray.audit"] == [digest]
+        assert [line["status"] for line in told if line["logger"] == "mri_ray.access"][-2:] == [200, 404]
+        assert not [name for name, text in written.items() if "1.2.840.99999" in text]
         with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=30) as slow:
             slow.sendall(b"POST /v1/predict HTTP/1.1\r\nHo")
             assert slow.recv(1000).split()[1] == b"408", "cut off within its first lines"
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{url}/healthz")
+
+
+def logs_of(process: subprocess.Popen) -> Path:
+    (folder,) = [each.partition("=")[2] for each in process.args if each.startswith("ray.temp_dir=")]
+    return Path(folder) / "session_latest" / "logs"
 
 
 def processes_of(process: subprocess.Popen, name: str) -> set[int]:

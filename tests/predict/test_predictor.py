@@ -20,7 +20,7 @@ from mri_ray.predict.predictor import Predictor, decide
 from mri_ray.predict.prove import prove
 from mri_ray.predict.quick import quickened
 from mri_ray.predict.vino import is_there
-from mri_ray.predict.ways import VINO, Proof, choose, choose_vino
+from mri_ray.predict.ways import Proof, choose, choose_engine
 from mri_ray.prepare.settings import PrepareConfig
 from mri_ray.records import Decision
 
@@ -342,21 +342,62 @@ class TestVino:
         proven = replace(bundle, proofs=proofs)
         exact = Predictor(bundle, precision="fp32").predict(images)
         found = Predictor(proven, precision="bf16", engine="openvino").predict(images)
-        n = proofs[VINO]["slices"]
+        n = proofs["cpu-openvino"]["slices"]
         away = np.abs(exact.probability - found.probability)[:n]
-        assert away.max() == pytest.approx(proofs[VINO]["max_dp"], abs=2e-6)
+        assert away.max() == pytest.approx(proofs["cpu-openvino"]["max_dp"], abs=2e-6)
         assert away.max() <= 0.01
         assert exact.decision == found.decision
 
     @pytest.mark.skipif(choose_precision("auto", CPU) is not Precision.BF16, reason="a processor without bf16")
     def test_auto_takes_it_for_many_slices_where_it_is_proven(self):
-        bundle = a_bundle(proofs={"cpu-bf16": GOOD, VINO: GOOD})
-        cases = {("auto", 100): False, ("auto", 10_000): True, ("torch", 10_000): False, ("openvino", 0): True}
-        for (wanted, slices), taken in cases.items():
-            assert choose_vino(bundle, wanted, Precision.BF16, CPU, slices)[0] is taken
-        assert choose_vino(a_bundle(), "auto", Precision.BF16, CPU, 10_000) == (False, None)
-        assert choose_vino(bundle, "auto", Precision.FP32, CPU, 10_000) == (False, None)
+        bundle = a_bundle(proofs={"cpu-bf16": GOOD, "cpu-openvino": GOOD})
+        cases = {("auto", 100): "torch", ("auto", 10_000): "openvino", ("torch", 10_000): "torch"}
+        for (wanted, slices), taken in {**cases, ("openvino", 0): "openvino"}.items():
+            assert choose_engine(bundle, wanted, Precision.BF16, CPU, slices)[0] == taken
+        assert choose_engine(a_bundle(), "auto", Precision.BF16, CPU, 10_000) == ("torch", None)
+        assert choose_engine(bundle, "auto", Precision.FP32, CPU, 10_000) == ("torch", None)
         with pytest.raises(ConfigError, match="engine: openvino computes in bf16 on a CPU, got fp32 on cpu"):
-            choose_vino(bundle, "openvino", Precision.FP32, CPU, 0)
+            choose_engine(bundle, "openvino", Precision.FP32, CPU, 0)
         with pytest.raises(BundleError, match=r"cpu-openvino: answers must be within 0\.01"):
-            choose_vino(a_bundle(proofs={VINO: GOOD | {"max_dp": 0.02}}), "openvino", Precision.BF16, CPU, 0)
+            choose_engine(
+                a_bundle(proofs={"cpu-openvino": GOOD | {"max_dp": 0.02}}), "openvino", Precision.BF16, CPU, 0
+            )
+
+
+class TestNcnn:
+    @pytest.mark.parametrize("size", [64, 104])
+    @pytest.mark.parametrize("name", ["cnn", "cnn with masks", "cnn with mirrors"])
+    def test_it_answers_as_torch_does_whatever_the_batch(self, name, size):
+        bundle, images = a_bundle(name, size), pictures(13, size)
+        if bundle.model.masks:  # whose bias stands for lesions that are rare
+            bundle = replace(bundle, weights=bundle.weights | {"decoder.mask.bias": torch.zeros(1)})
+        exact = Predictor(bundle, precision="fp32", engine="torch").predict(images)
+        predictor = Predictor(bundle, precision="fp32", engine="ncnn", threads=1)
+        found = predictor.predict(images)
+        np.testing.assert_allclose(found.logit, exact.logit, atol=1e-4)
+        assert exact.probability.std() > 0.1
+        if bundle.model.masks:
+            assert 0 < np.median(exact.lesion) < size**2
+            np.testing.assert_allclose(found.lesion, exact.lesion, atol=4)
+        for part in (1, 5, 8):
+            parts = [predictor.predict(images[i : i + part]).probability for i in range(0, 13, part)]
+            np.testing.assert_allclose(np.concatenate(parts), found.probability, rtol=0, atol=1e-7)
+
+    def test_what_it_may_compute(self):
+        proven = a_bundle(proofs={"cpu-ncnn": GOOD})
+        assert Predictor(proven, precision="fp32", engine="auto").engine == "ncnn"
+        assert Predictor(proven, precision="fp32").engine == "torch"
+        for bundle, precision in ((a_bundle(), "fp32"), (proven, "bf16"), (a_bundle("resnet18"), "fp32")):
+            assert choose_engine(bundle, "auto", Precision(precision), CPU, 0) == ("torch", None)
+        with pytest.raises(ConfigError, match="engine: ncnn computes the model cnn, got resnet18"):
+            Predictor(a_bundle("resnet18"), precision="fp32", engine="ncnn")
+        with pytest.raises(ConfigError, match="engine: ncnn computes in fp32 on a CPU, got bf16 on cpu"):
+            choose_engine(proven, "ncnn", Precision.BF16, CPU, 0)
+        with pytest.raises(BundleError, match=r"cpu-ncnn: answers must be within 0\.01"):
+            choose_engine(a_bundle(proofs={"cpu-ncnn": GOOD | {"flips": 1}}), "ncnn", Precision.FP32, CPU, 0)
+
+    def test_its_proof(self):
+        proof = prove(a_bundle(), pictures(20))["cpu-ncnn"]
+        assert proof["slices"] == 20
+        assert 0 < proof["max_dp"] < 1e-4
+        assert proof["flips"] == 0
