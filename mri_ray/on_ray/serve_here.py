@@ -5,12 +5,15 @@ import logging
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib import import_module
 from types import FrameType
 from typing import Any
+
+import ray
 
 from mri_ray.archive.storage import Location
 from mri_ray.endpoint.settings import EndpointConfig
@@ -60,7 +63,6 @@ def _serve(
     gpus, scaling = _room(settings)
     bundles.load(Location.of(settings.bundle, endpoint.storage))  # found wrong here, and not by every replica
     http = HTTPOptions(host=HOST, port=settings.port)
-    serve.start(http_options=http, proxy_location="HeadOnly", logging_config={"enable_access_log": False})
     app = application(
         endpoint,
         user_config={"bundles": [{"uri": settings.bundle}]},
@@ -68,7 +70,16 @@ def _serve(
         **scaling,
     )
     try:
-        serve.run(app, name=_NAME, route_prefix="/")
+        with ThreadPoolExecutor(1) as pool:
+            quiet = {"enable_access_log": False}
+            way_in = pool.submit(serve.start, http_options=http, proxy_location="HeadOnly", logging_config=quiet)
+            # A replica takes longer to start than the way in: once there is a controller, both do.
+            while not way_in.done() and not ray.util.list_named_actors(all_namespaces=True):
+                time.sleep(0.05)
+            if way_in.done():
+                way_in.result()
+            serve.run(app, name=_NAME, route_prefix="/")
+            way_in.result()
         ready(f"http://{HOST}:{settings.port}")
         ended.wait()
         log.info("ending: what has begun is answered")

@@ -57,6 +57,7 @@ def main(bundle: str, seconds: str, threads: str) -> None:
     from mri_ray.learn.device import autocast, choose_device, choose_precision, place
     from mri_ray.predict.quick import quickened
     from mri_ray.predict.vino import Compiled, is_there
+    from mri_ray.predict.winograd import Winograd
 
     torch.set_num_threads(int(threads))
     device = choose_device()
@@ -78,6 +79,9 @@ def main(bundle: str, seconds: str, threads: str) -> None:
         if compiled is not None:
             whole = (images * 255).byte().numpy()
             work["openvino"] = (lambda: compiled.answers(whole), flop)
+        if str(precision) == "fp32" and found.model.name == "cnn":
+            winograd = Winograd(found, threads=int(threads))
+            work["ncnn"] = (lambda: winograd(images), flop)
         engines = list(work)
         for channels, side in _CONVOLUTIONS:
             layer = torch.nn.Conv2d(channels, channels, 3, padding=1, bias=False)

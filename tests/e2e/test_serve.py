@@ -65,7 +65,8 @@ def test_one_machine_is_served_until_it_is_told_to_end(tmp_path):
         found = httpx.post(f"{url}/v1/predict", content=png(), timeout=60)
         assert (found.status_code, found.json()["bundle"]) == (200, digest)
         assert httpx.get(f"{url}/v1/studies/1.2.840.99999.7", timeout=60).status_code == 404
-        written = {path.name: path.read_text(errors="replace") for path in logs_of(process).rglob("*") if path.is_file()}
+        files = [path for path in logs_of(process).rglob("*") if path.is_file()]
+        written = {path.name: path.read_text(errors="replace") for path in files}
         (lines,) = [text for name, text in written.items() if "mri_ray.audit" in text and name.endswith(".err")]
         told = [json.loads(line) for line in lines.splitlines() if line.startswith("{")]
         assert [line["bundle"] for line in told if line["logger"] == "mri_ray.audit"] == [digest]
