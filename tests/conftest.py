@@ -17,10 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from mri_ray.archive.storage import Location
 from mri_ray.errors import ArchiveError
+
+hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine is no fault of a test
+hypothesis.settings.load_profile("untimed")
 
 _START_S = 30.0
 _PASSED_OVER = 1 << 1 | 1 << 2  # the capabilities by which root passes over permissions (CAP_DAC_*)
