@@ -49,9 +49,13 @@ class JsonLines(logging.Formatter):
 
 
 def to_stderr() -> None:
-    """All that this package logs as JSON lines. Once a process."""
+    """All that this package logs as JSON lines. Once a process.
+
+    To the process's own stderr: what Serve puts in its place may keep 1,000 lines in memory, and loses them with the
+    replica.
+    """
     logger = logging.getLogger("mri_ray")
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(sys.__stderr__)
     handler.setFormatter(JsonLines())
     logger.handlers = [handler]
     logger.setLevel(logging.INFO)

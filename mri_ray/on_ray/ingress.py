@@ -44,7 +44,6 @@ def _environment(folder: Path, control: Path, idle_s: float) -> dict[str, str]:
     return {
         _SWITCH: "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",  # the app runs in the replica's one event loop: no hop between two
-        "RAY_SERVE_LOG_TO_STDERR": "1",  # else what a replica logs waits in memory for 1,000 lines, and may be lost
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",  # until HAProxy has heard of it
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",  # the endpoint tells its own
         "RAY_SERVE_HAPROXY_LOG_TARGET": str(folder / "none"),  # nobody listens: a path may hold a study's UID

@@ -74,10 +74,10 @@ def _serve(
             quiet = {"enable_access_log": False}
             way_in = pool.submit(serve.start, http_options=http, proxy_location="HeadOnly", logging_config=quiet)
             # A replica takes longer to start than the way in: once there is a controller, both do.
-            while not way_in.done() and not ray.util.list_named_actors(all_namespaces=True):
+            while not way_in.done() and not _has_controller():
                 time.sleep(0.05)
             if way_in.done():
-                way_in.result()
+                way_in.result()  # raises what kept it from starting
             serve.run(app, name=_NAME, route_prefix="/")
             way_in.result()
         ready(f"http://{HOST}:{settings.port}")
@@ -86,6 +86,10 @@ def _serve(
         serve.delete(_NAME)  # waits for that; a shutdown alone would cut it off
     finally:
         serve.shutdown()
+
+
+def _has_controller() -> bool:
+    return any(actor["namespace"] == "serve" for actor in ray.util.list_named_actors(all_namespaces=True))
 
 
 def _room(settings: ServeRun) -> tuple[float, dict[str, Any]]:

@@ -9,8 +9,8 @@ import torch
 from mri_ray.learn.bundle import Bundle, module
 from mri_ray.learn.cnn import answer
 from mri_ray.learn.device import Precision, choose_device, choose_precision
-from mri_ray.predict import vino, winograd
 from mri_ray.predict.predictor import Predictor, decide, probability
+from mri_ray.predict.vino import is_there
 from mri_ray.predict.ways import NCNN, OPENVINO, Proof, doubtful, margin, way
 from mri_ray.records import Decision
 
@@ -34,9 +34,9 @@ def prove(bundle: Bundle, images: np.ndarray) -> dict[str, dict[str, Any]]:
         for tried_way in sorted(tried, key=str)
         if tried_way[1] is not Precision.FP32
     }
-    if vino.is_there():
+    if is_there():
         proofs[way(cpu, OPENVINO)] = _proven(bundle, images, plain, cpu, Precision.BF16, engine=OPENVINO)
-    if winograd.is_there() and bundle.model.name == "cnn":
+    if bundle.model.name == "cnn":
         proofs[way(cpu, NCNN)] = _proven(bundle, images, plain, cpu, Precision.FP32, engine=NCNN)
     return {name: asdict(proof) for name, proof in proofs.items()}
 

@@ -11,7 +11,7 @@ from mri_ray.errors import BundleError, ConfigError
 from mri_ray.learn.bundle import Bundle
 from mri_ray.learn.device import Precision, choose_precision
 from mri_ray.metrics import sigmoid
-from mri_ray.predict import vino, winograd
+from mri_ray.predict.vino import is_there
 
 BOUND = 0.01  # of |dp|
 _SAFETY = 1.5  # slices to come may be further off than those it was tried on
@@ -63,8 +63,8 @@ def doubtful(logit: np.ndarray, bundle: Bundle, margin: float) -> np.ndarray:
     return doubt
 
 
-ENGINES = ("auto", "torch", "openvino", "ncnn")
 OPENVINO, NCNN = "openvino", "ncnn"
+ENGINES = ("auto", "torch", OPENVINO, NCNN)
 _VINO_PAYS = 5000  # slices of one worker: compiling takes as long as it saves on some 3,000
 
 
@@ -86,23 +86,24 @@ def choose_engine(
         raise ConfigError(f"engine: must be one of {', '.join(ENGINES)}, got {wanted!r}")
     if wanted == "torch":
         return wanted, None
-    named = wanted != "auto"
-    if named and (fault := _unfit(wanted, bundle, precision, device)):
-        raise ConfigError(f"engine: {wanted} {fault}")
-    for name in (wanted,) if named else (OPENVINO, NCNN):
-        if not named and (_unfit(name, bundle, precision, device) or (name == OPENVINO and slices < _VINO_PAYS)):
-            continue
-        proof = _proven(bundle, way(device, name), named=named)
-        if named or proof is not None:
-            return name, proof
+    if wanted != "auto":
+        if fault := _unfit(wanted, bundle, precision, device):
+            raise ConfigError(f"engine: {wanted} {fault}")
+        return wanted, _proven(bundle, way(device, wanted), named=True)
+    for name in (OPENVINO, NCNN):
+        pays = name != OPENVINO or slices >= _VINO_PAYS
+        if pays and not _unfit(name, bundle, precision, device):
+            proof = _proven(bundle, way(device, name), named=False)
+            if proof is not None:
+                return name, proof
     return "torch", None
 
 
 def _unfit(engine: str, bundle: Bundle, precision: Precision, device: torch.device) -> str | None:
     """Why an engine cannot compute this, None if it can."""
-    there, needed = (vino.is_there(), Precision.BF16) if engine == OPENVINO else (winograd.is_there(), Precision.FP32)
-    if not there:
-        return f"needs the package {engine}" + (" (the extra `openvino`)" if engine == OPENVINO else "")
+    if engine == OPENVINO and not is_there():
+        return "needs the package openvino (the extra `openvino`)"
+    needed = Precision.BF16 if engine == OPENVINO else Precision.FP32
     if device.type != "cpu" or precision is not needed:
         return f"computes in {needed.value} on a CPU, got {precision.value} on {device.type}"
     if engine == NCNN and bundle.model.name != "cnn":

@@ -1,9 +1,8 @@
 """A CNN's convolutions by ncnn, which computes those of 3x3 in fp32 with fewer multiplications (Winograd's way).
 
-On a core without bf16 it takes 0.67 of torch's time for a picture in a batch of eight, 0.55 for a single one (README).
+On a core without bf16 it takes about two thirds of torch's time (README, notes).
 """
 
-import importlib.util
 import tempfile
 from collections.abc import Iterable
 from typing import Any
@@ -17,9 +16,7 @@ from mri_ray.learn.bundle import Bundle, module
 from mri_ray.learn.cnn import Answer, Cnn, Maps, Network
 from mri_ray.predict.quick import folded
 
-
-def is_there() -> bool:
-    return importlib.util.find_spec("ncnn") is not None
+_INPUT = "pixels"
 
 
 class Winograd(Network):
@@ -53,9 +50,6 @@ class Winograd(Network):
                     raise RunError(f"ncnn: must compute {name}, got its error {failed}")
                 parts.append(torch.from_numpy(np.array(values)))
         return self._judge.judged(Maps(*(torch.stack(parts) for parts in found)))
-
-
-_INPUT = "pixels"
 
 
 class _Graph:
