@@ -14,6 +14,7 @@ from mri_ray.learn.bundle import CARD, Bundle
 from mri_ray.predict.predictor import Predictions, Predictor
 
 Ask = Callable[[np.ndarray], Awaitable[Predictions]]
+AtOnce = Callable[[np.ndarray], Predictions]
 _TRIED = 3  # pictures of the self-test
 CARD_BYTES = 256 * 1024  # of a card that is told; ours have a tenth of it
 
@@ -24,12 +25,14 @@ log = logging.getLogger(__name__)
 class Lane:
     """ask: pictures uint8 (N, 1, S, S) -> predictions, computed together with those of other requests.
 
+    at_once: the same in the caller's own thread, for a request that is alone; None: no such way.
     card: Markdown, as it lay beside the bundle when that was loaded.
     """
 
     config: BundleConfig
     predictor: Predictor
     ask: Ask
+    at_once: AtOnce | None = None
     card: str | None = None
 
     @property

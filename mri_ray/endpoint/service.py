@@ -54,6 +54,7 @@ class Service:
         self._decoders = ThreadPoolExecutor(config.decoders, thread_name_prefix="decode")
         self._drawing = ThreadPoolExecutor(1, thread_name_prefix="heatmap")  # pictures for people: never in the way
         self._shadowing: set[asyncio.Task] = set()
+        self._undecoded = 0  # requests
         self._held = 0  # prepared slices in memory: a small pack may hold many
 
     def use(self, lanes: Lanes) -> None:
@@ -89,11 +90,12 @@ class Service:
         lanes = self.ready()
         lane = lane or lanes.chosen(request_id)
         loop, began = asyncio.get_running_loop(), time.perf_counter()
-        upload = await loop.run_in_executor(self._decoders, self._read, body, lane)
-        decoded = time.perf_counter()
+        with self._decoding() as alone:
+            upload, decoded, found = await loop.run_in_executor(self._decoders, self._begin, body, lane, alone)
         with self._room(len(upload.pictures), heatmap=heatmap):
             pictures = upload.stacked()
-            found = await self.ask(lane, pictures)
+            if found is None:
+                found = await self.ask(lane, pictures)
             predicted = time.perf_counter()
             timings = {"decode": decoded - began, "predict": predicted - decoded}
             heat = None
@@ -146,6 +148,25 @@ class Service:
             yield
         finally:
             self._held -= slices
+
+    @contextmanager
+    def _decoding(self) -> Iterator[bool]:
+        """Counts requests until they are decoded; whether there is no other, nor one that is computed."""
+        self._undecoded += 1
+        try:
+            yield self._undecoded == 1 and not self._held
+        finally:
+            self._undecoded -= 1
+
+    def _begin(self, body: bytes, lane: Lane, alone: bool) -> tuple[reading.Upload, float, Predictions | None]:
+        """Decode, and when that ended; a picture that comes alone is computed in the same turn: no other thread has to
+        wake for it, nor fetch what lies in this one's caches.
+        """
+        upload = self._read(body, lane)
+        decoded, found = time.perf_counter(), None
+        if alone and lane.at_once is not None and len(upload.pictures) == 1:
+            found = lane.at_once(upload.stacked())
+        return upload, decoded, found
 
     def _read(self, body: bytes, lane: Lane) -> reading.Upload:
         limits = self.config.limits

@@ -6,8 +6,10 @@ beside Serve's proxy, since each more would cost as much as a small network's an
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -84,18 +86,27 @@ class Endpoint:
         place = Location.of(config.uri, self.config.storage)
         found, card = bundles.load(place), lane.card(place)
         if known is not None and known.bundle.digest == found.digest:  # what lies at a URI may have changed
-            return lane.Lane(config=config, predictor=known.predictor, ask=known.ask, card=card)
+            return replace(known, config=config, card=card)
         predictor = Predictor(
             found, precision=self.config.precision, threads=self.config.threads, engine=self.config.engine
         )
         lane.self_test(predictor)
-        return lane.Lane(config=config, predictor=predictor, ask=_batched(predictor, self.config), card=card)
+        tell = partial(emit, BATCH, tags={"model": self.config.name, "version": found.digest})
+
+        def at_once(pictures: np.ndarray) -> Predictions:
+            tell(len(pictures))
+            return predictor.predict(pictures)
+
+        ask = _batched(predictor, self.config, tell)
+        return lane.Lane(config=config, predictor=predictor, ask=ask, at_once=at_once, card=card)
 
 
-def _batched(predictor: Predictor, config: EndpointConfig) -> lane.Ask:
-    """What computes the pictures of several requests together, one batch at a time, off the event loop."""
+def _batched(predictor: Predictor, config: EndpointConfig, tell: Callable[[int], None]) -> lane.Ask:
+    """What computes the pictures of several requests together, one batch at a time, off the event loop.
+
+    tell: is told each batch's size.
+    """
     thread = ThreadPoolExecutor(1, thread_name_prefix="predict")
-    tags = {"model": config.name, "version": predictor.bundle.digest}
 
     @serve.batch(
         max_batch_size=config.batch.size or predictor.micro_batch,
@@ -104,7 +115,7 @@ def _batched(predictor: Predictor, config: EndpointConfig) -> lane.Ask:
     )
     async def ask(parts: Sequence[np.ndarray]) -> list[Predictions]:
         loop = asyncio.get_running_loop()
-        emit(BATCH, sum(map(len, parts)), tags)
+        tell(sum(map(len, parts)))
         return await loop.run_in_executor(thread, lane.together, predictor, parts)
 
     return ask

@@ -2,10 +2,11 @@
 
     python -m tests.benchmarks.serving bundle=URI data=FOLDER [seconds=20 repeats=3]
 
-In turns: the endpoint (`jobs.serve`), a server as users write it (fp32, eager, no batching), and one at our precision;
-each asked by 1, 8 and 64 clients of a process apart, one picture a request. Then the endpoint at three times what it
-answered to 64, and again at half of it: what it sheds, how fast, and whether it recovers. At last an app that answers
-at once, alone and behind Serve, asked by one client: the difference is what Serve itself costs. Prints Markdown.
+In turns: the endpoint (`jobs.serve`), a server as users write it (fp32, eager, no batching), one with torch at our
+precision, and one with our decoding and network; each asked by 1, 8 and 64 clients of a process apart, one picture a
+request. Then the endpoint at three times what it answered to 64, and again at half of it: what it sheds, how fast, and
+whether it recovers. At last an app that answers at once, alone and behind Serve, asked by one client: the difference is
+what Serve itself costs. Prints Markdown.
 """
 
 import json
@@ -33,7 +34,7 @@ _CLIENTS = (1, 8, 64)
 _START_S = 120
 _OVERLOAD = 3
 _HOP = {"nothing, alone": "plain", "nothing, behind Serve": "serve"}
-_WARM_S = {"endpoint": 30.0, "fp32": 5.0, "auto": 5.0}  # the endpoint's further replicas come with the load
+_WARM_S = {"endpoint": 30.0, "fp32": 5.0, "torch": 5.0, "ours": 5.0}  # the endpoint's further replicas come with the load
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +108,7 @@ def run(settings: Benchmark) -> str:
         for path in found[:: max(1, len(found) // settings.files)]:
             shutil.copy(path, folder / f"{len(list(folder.iterdir())):06d}")
         for _ in range(settings.repeats):
-            for server in ("endpoint", "fp32", "auto"):
+            for server in _WARM_S:
                 with running(server, settings) as (port, start):
                     starts.setdefault(server, []).append(start)
                     ask(port, folder, _WARM_S[server], "closed", 8)

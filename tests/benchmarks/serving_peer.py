@@ -1,9 +1,9 @@
 """What others would write in place of the endpoint: FastAPI around a torch module, one picture a request.
 
-    python -m tests.benchmarks.serving_peer BUNDLE PORT fp32|auto
+    python -m tests.benchmarks.serving_peer BUNDLE PORT fp32|torch|ours
 
-fp32: as users write it, Pillow and the eager network, no batching. auto: our decoding, preparation and fast network, in
-a server without Ray, limits or batching.
+fp32: as users write it, Pillow and the eager network, no batching. torch: the same, with torch's network at our
+precision. ours: our decoding, preparation and fast network, in a server without Ray, limits or batching.
 """
 
 import io
@@ -28,12 +28,14 @@ from mri_ray.records import Slice
 def make(uri: str, way: str) -> FastAPI:
     bundle = bundles.load(Location.of(uri))
     app, net, size = FastAPI(), bundles.module(bundle), bundle.prepare.size
-    predictor = Predictor(bundle, threads=1, engine="auto") if way == "auto" else None
+    predictor = Predictor(bundle, threads=1, engine="torch" if way == "torch" else "auto") if way != "fp32" else None
 
     def plain(body: bytes) -> float:
-        picture = Image.open(io.BytesIO(body)).convert("L").resize((size, size))
+        picture = np.array(Image.open(io.BytesIO(body)).convert("L").resize((size, size)))
+        if predictor is not None:
+            return float(predictor.predict(picture[None, None]).probability[0])
         with torch.inference_mode():
-            z = answer(net(torch.from_numpy(np.array(picture))[None, None].float() / 255)).logits
+            z = answer(net(torch.from_numpy(picture)[None, None].float() / 255)).logits
         return float(torch.sigmoid(z[0, 1] - z[0, 0]))
 
     def ours(body: bytes) -> float:
@@ -45,7 +47,7 @@ def make(uri: str, way: str) -> FastAPI:
     @app.post("/v1/predict")
     async def predict(request: Request) -> dict[str, float]:
         body = await request.body()
-        return {"probability": await run_in_threadpool(ours if predictor else plain, body)}
+        return {"probability": await run_in_threadpool(ours if way == "ours" else plain, body)}
 
     @app.get("/readyz")
     async def ready() -> dict[str, str]:

@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import logging
+import threading
 import zipfile
 
 import httpx
@@ -131,6 +132,37 @@ def test_memory_and_heat_maps_of_many_slices_are_bounded(make):
     assert 200 in statuses
     # Whatever was refused, nothing is still counted.
     assert [Client(app)("POST", "/v1/predict", content=pack).status_code for _ in range(3)] == [200] * 3
+
+
+def test_a_picture_that_comes_alone_is_computed_in_its_own_turn_and_what_comes_beside_it_together(make, bundle):
+    predictor, asked, others = Predictor(bundle), [], threading.Event()
+
+    async def ask(pictures):
+        asked.append(("together", len(pictures)))
+        if len(asked) == 3:
+            others.set()
+        return predictor.predict(pictures)
+
+    def at_once(pictures):
+        asked.append(("at once", len(pictures)))
+        assert others.wait(20)
+        return predictor.predict(pictures)
+
+    app = make(lanes=[dataclasses.replace(lane_of(bundle), ask=ask, at_once=at_once)])
+
+    async def post(*bodies: bytes) -> list[httpx.Response]:
+        transport = httpx.ASGITransport(app=app, client=("127.0.0.1", 1))
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+            return await asyncio.gather(*(client.post("/v1/predict", content=body) for body in bodies))
+
+    three = asyncio.run(post(*map(png, range(3))))
+    assert asked == [("at once", 1), ("together", 1), ("together", 1)]
+    (alone,) = asyncio.run(post(png(1)))
+    assert asked[3:] == [("at once", 1)]
+    asyncio.run(post(zipped(a=png(0), b=png(1))))
+    assert asked[4:] == [("together", 2)]
+    assert [found.status_code for found in three] == [200] * 3
+    assert three[1].json()["slices"] == alone.json()["slices"]
 
 
 def test_traffic_is_shared_and_a_shadow_is_asked_but_not_believed(make):
