@@ -34,7 +34,7 @@ _CLIENTS = (1, 8, 64)
 _START_S = 120
 _OVERLOAD = 3
 _HOP = {"nothing, alone": "plain", "nothing, behind Serve": "serve"}
-_WARM_S = {"endpoint": 30.0, "fp32": 5.0, "torch": 5.0, "ours": 5.0}  # the endpoint's further replicas come with the load
+_WARM_S = {"endpoint": 30.0, "fp32": 5.0, "torch": 5.0, "ours": 5.0}  # the endpoint's replicas come with it
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,12 +36,13 @@ def png(number: int = 0, side: int = 48) -> bytes:
 
 
 def lane_of(bundle: Bundle, **config: object) -> lane.Lane:
-    predictor = Predictor(bundle)
+    predictor = Predictor(bundle, engine="auto")
 
     async def ask(pictures: np.ndarray) -> object:
         return (await asyncio.to_thread(lane.together, predictor, [pictures]))[0]
 
-    return lane.Lane(config=BundleConfig(uri=bundle.digest, **config), predictor=predictor, ask=ask)
+    told = BundleConfig(uri=bundle.digest, **config)
+    return lane.Lane(config=told, predictor=predictor, ask=ask, at_once=lambda pictures: predictor.predict(pictures))
 
 
 class Client:
