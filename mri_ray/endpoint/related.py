@@ -13,7 +13,7 @@ from python_multipart.multipart import MultipartParser
 
 from mri_ray.errors import UserError
 
-_LONGEST_BOUNDARY = 70  # RFC 2046
+_LONGEST_BOUNDARY = 250  # 70 by RFC 2046, but Orthanc sends 73
 
 
 class RelatedError(UserError):
