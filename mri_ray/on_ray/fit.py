@@ -1,12 +1,17 @@
 """One training on Ray Train, as jobs.train and every trial of a search make it."""
 
-from collections.abc import Sequence
+import asyncio
 from typing import Any, Protocol
 
 import numpy as np
 import ray.train
 import ray.train.torch
 from ray.train import UserCallback
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.callbacks.user_callback import UserCallbackHandler
+from ray.train.v2._internal.execution.controller import TrainController
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mri_ray.archive.storage import Location
 from mri_ray.cohort.assemble import Cohort
@@ -17,11 +22,56 @@ from mri_ray.on_ray.settings import TrainRun, TrainSettings
 from mri_ray.on_ray.stream import Prepared
 from mri_ray.on_ray.work import own_error
 
+# Looked at so often, what workers report is heard of at once; by default every two seconds.
+_DIRECTING = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
+
 
 class Sink(Protocol):
     """Where workers put lines for people, and epochs' figures."""
 
     def put(self, item: Any) -> None: ...
+
+
+class _Controller(TrainController):
+    """Ray's, which directs the workers."""
+
+    def __init__(self, **given: Any) -> None:
+        with cluster.environment(_DIRECTING):  # read now; workers shall not inherit it
+            super().__init__(**given)
+
+
+class Trainer(ray.train.torch.TorchTrainer):
+    """Ray's, without actors that a training here can do without: each is a process that imports Ray and torch.
+
+    On two cores a trial of two short epochs took 29 s with them, and takes 16. In an actor, as a trial is, no other one
+    directs the workers. Nobody asks which nodes are about to go, or for rows of Ray's datasets. And what frees the room
+    of a killed training asks Ray's dashboard, which a cluster on one machine has not, and then stays for ever, as does
+    the room; a killed driver's is freed with its job, a trial's by `tune_search.Ledger`.
+
+    heard: is told here of each report, once its checkpoint is kept; in an actor only.
+    """
+
+    def __init__(self, *given: Any, heard: UserCallback | None, **settings: Any) -> None:
+        super().__init__(*given, **settings)
+        self._heard = heard
+
+    def _create_default_callbacks(self) -> list[Any]:
+        every: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]
+        kept = [one for one in every if not isinstance(one, PlacementGroupCleanerCallback | DatasetsCallback)]
+        told = [] if self._heard is None else [self._heard]
+        return [*kept, UserCallbackHandler(told, self.train_run_context)]  # type: ignore[attr-defined]
+
+    def _initialize_and_run_controller(self, **given: Any) -> ray.train.Result:
+        where = ray.get_runtime_context()
+        if where.get_actor_id() is not None:
+            controller = _Controller(**given)
+            asyncio.run(controller.run())
+            return controller.get_result()
+        here = NodeAffinitySchedulingStrategy(where.get_node_id(), soft=False)
+        made: Any = ray.remote(_Controller)
+        actor = made.options(num_cpus=0, scheduling_strategy=here).remote(**given)
+        ray.get(actor.run.remote())
+        return ray.get(actor.get_result.remote())
 
 
 def task(settings: TrainRun, prepared: Prepared, train: Rows, validation: Rows) -> train_worker.Task:
@@ -53,15 +103,14 @@ def trainer(
     scaling: ray.train.ScalingConfig,
     max_failures: int,
     keep: int | None = 1,
-    callbacks: Sequence[UserCallback] = (),
-    kind: type[ray.train.torch.TorchTrainer] = ray.train.torch.TorchTrainer,
-) -> ray.train.torch.TorchTrainer:
+    heard: UserCallback | None = None,
+) -> Trainer:
     """place: below it lie the checkpoints, from the last of which a training of the same name goes on.
 
-    keep: so many checkpoints, None for all.
+    keep: so many checkpoints, None for all. heard: as of `Trainer`.
     """
     filesystem, path = place.arrow()
-    return kind(
+    return Trainer(
         train_worker.train,
         train_loop_config={"task": made, "queue": queue},
         scaling_config=scaling,
@@ -71,8 +120,8 @@ def trainer(
             storage_filesystem=filesystem,
             failure_config=ray.train.FailureConfig(max_failures=max_failures),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=keep),
-            callbacks=list[Any](callbacks),
         ),
+        heard=heard,
     )
 
 

@@ -6,22 +6,21 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import ray.train
-import ray.train.torch
 import ray.tune
 from ray._raylet import PlacementGroupID
-from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
-from ray.util.queue import Empty, Queue
+from ray.util.queue import Queue
 
 from mri_ray.archive.identity import digest, digest_json
 from mri_ray.archive.storage import Location
 from mri_ray.errors import MriRayError
 from mri_ray.learn.best import best_line
 from mri_ray.learn.plan import Rows
-from mri_ray.on_ray import fit, progress, train_worker
+from mri_ray.on_ray import fit, train_worker
 from mri_ray.on_ray.settings import TuneRun
 from mri_ray.on_ray.stream import Prepared
 from mri_ray.predict.cost import ms_per_image
@@ -77,25 +76,13 @@ class Registered(ray.train.UserCallback):
     Ray's own callback for this leaves the checkpoint out, which a population's members must be able to go on from.
     """
 
-    def __init__(self, queue: Queue) -> None:
+    def __init__(self, queue: SimpleQueue[dict[str, Any]]) -> None:
         self._queue = queue
 
     def after_report(
         self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: ray.train.Checkpoint | None
     ) -> None:
         self._queue.put(metrics[0] | {"checkpoint": checkpoint.path if checkpoint else None})
-
-
-class _Trainer(ray.train.torch.TorchTrainer):
-    """Without the actor that frees the room of a training which is killed, as the scheduler kills poor trials.
-
-    It asks Ray's dashboard, which a cluster on one machine has not, and then stays for ever, as does the room: on two
-    cores the next trial would wait without end. `tune_search.Ledger` frees it.
-    """
-
-    def _create_default_callbacks(self) -> list[Any]:
-        every: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]
-        return [one for one in every if not isinstance(one, PlacementGroupCleanerCallback)]
 
 
 def rooms(mark: int) -> dict[int, PlacementGroup]:
@@ -192,17 +179,14 @@ class _Trial:
 
     def _lines(self, name: str, fold: int, start: Location | None) -> Iterator[dict[str, Any]]:
         """The epochs of a training as their checkpoints are kept; when it has ended, those that were not told of."""
-        queue = progress.queue_here()
+        queue: SimpleQueue[dict[str, Any]] = SimpleQueue()
         seen = 0
-        try:
-            with ThreadPoolExecutor(1) as pool:
-                running = pool.submit(self._fit, name, fold, start, queue)
-                for line in _heard(queue, running):
-                    seen = line["epoch"]
-                    yield line
-                result = running.result()
-        finally:
-            queue.shutdown(force=True)
+        with ThreadPoolExecutor(1) as pool:
+            running = pool.submit(self._fit, name, fold, start, queue)
+            for line in _heard(queue, running):
+                seen = line["epoch"]
+                yield line
+            result = running.result()
         assert result.checkpoint is not None, "a training that ended has reported an epoch"
         with result.checkpoint.as_directory() as folder:
             history = train_worker.read_checkpoint(Path(folder))[1]
@@ -210,7 +194,9 @@ class _Trial:
             if line["epoch"] > seen:
                 yield line | {"checkpoint": result.checkpoint.path}
 
-    def _fit(self, name: str, fold: int, start: Location | None, queue: Queue) -> ray.train.Result:
+    def _fit(
+        self, name: str, fold: int, start: Location | None, queue: SimpleQueue[dict[str, Any]]
+    ) -> ray.train.Result:
         run, ground = self._run, self._ground
         if (room := rooms(ground.mark).get(self._number)) is not None:  # of an earlier life
             remove_placement_group(room)
@@ -229,8 +215,7 @@ class _Trial:
             keep=None
             if self._moving
             else 2,  # one may come while the trial is ended; of a population others go on from all
-            callbacks=[Registered(queue)],
-            kind=_Trainer,
+            heard=Registered(queue),
         )
         try:
             return trainer.fit()
@@ -259,7 +244,7 @@ class _Trial:
             ray.tune.report(metrics, checkpoint=ray.tune.Checkpoint.from_directory(folder))
 
 
-def _heard(queue: Queue, running: Future) -> Iterator[dict[str, Any]]:
+def _heard(queue: SimpleQueue[dict[str, Any]], running: Future) -> Iterator[dict[str, Any]]:
     while True:
         ended = running.done()  # asked first, so that nothing it has said is left behind
         try:
