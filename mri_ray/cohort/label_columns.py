@@ -23,6 +23,7 @@ OPTIONAL = ("patient_id", "study_date", "split", *LESION)
 def read(location: Location, where: str) -> dict[str, pa.Array]:
     """By name the columns that are used, null where empty: one of KEYS, label, and those of OPTIONAL that there are.
 
+    Case and blanks around the names in the file do not count.
     Raises LabelError, which calls the file `where`.
     """
     try:
@@ -31,7 +32,7 @@ def read(location: Location, where: str) -> dict[str, pa.Array]:
         raise LabelError(f"{where}: cannot be read: {exc}") from exc
     try:
         table = _read_parquet(data, where) if data[:4] == b"PAR1" else _read_csv(data, where)
-        return {name: _blank_to_null(table[name]) for name in table.column_names}
+        return {_folded(name): _blank_to_null(table[name]) for name in table.column_names}
     except (pa.ArrowException, UnicodeDecodeError, csv.Error) as exc:
         raise LabelError(f"{where}: must be CSV (UTF-8, with commas) or Parquet: {exc}") from exc
 
@@ -43,7 +44,7 @@ def _read_parquet(data: bytes, where: str) -> pa.Table:
 
 def _read_csv(data: bytes, where: str) -> pa.Table:
     header = next(csv.reader(io.TextIOWrapper(io.BytesIO(data), "utf-8-sig", newline="")), [])
-    words = {word.strip().casefold() for name in header for word in re.split(r"[;,\t]", name)}
+    words = {_folded(word) for name in header for word in re.split(r"[;,\t]", name)}
     wanted = _wanted(header, where, quote=not words.isdisjoint({*KEYS, "label", *OPTIONAL}))
     invalid: list[Any] = []
 
@@ -66,16 +67,22 @@ def _read_csv(data: bytes, where: str) -> pa.Table:
 
 
 def _wanted(found: Sequence[str], where: str, quote: bool) -> list[str]:
-    key = next((name for name in KEYS if name in found), None)
-    if key is None or "label" not in found:
+    """Of the file's columns those that are used, by the names that they have there."""
+    folded = [_folded(name) for name in found]
+    key = next((name for name in KEYS if name in folded), None)
+    if key is None or "label" not in folded:
         # Without a header the first row would stand in the message, and with it a patient.
         told = f"found {', '.join(found) or 'none'}" if quote or not found else "but its first line names no column"
         raise LabelError(f"{where}: must have the columns path (or {', '.join(KEYS[1:])}) and label, {told}")
-    wanted = [name for name in (key, "label", *OPTIONAL) if name in found]
+    wanted = [name for name in (key, "label", *OPTIONAL) if name in folded]
     for name in wanted:
-        if found.count(name) > 1:
-            raise LabelError(f"{where}: column {name} must occur once, found {found.count(name)} of it")
-    return wanted
+        if folded.count(name) > 1:
+            raise LabelError(f"{where}: column {name} must occur once, found {folded.count(name)} of it")
+    return [found[folded.index(name)] for name in wanted]
+
+
+def _folded(name: str) -> str:
+    return name.strip().casefold()
 
 
 def _blank_to_null(column: pa.ChunkedArray) -> pa.Array:

@@ -327,7 +327,9 @@ def _keys_of(uids: pa.Array, name: str, key_of: Callable[[str, str], str | None]
 
 def _to_codes(column: pa.Array, words: Mapping[str, int], where: str, *, quote: bool) -> pa.Array:
     encoded = column.dictionary_encode()
-    of_word = pa.array([words.get(fold_word(word)) for word in encoded.dictionary.to_pylist()], pa.int8())
+    folded = map(fold_word, encoded.dictionary.to_pylist())
+    # 1.0 is 1: so pandas writes whole numbers of a column that has gaps.
+    of_word = pa.array([words.get(word, words.get(word.removesuffix(".0"))) for word in folded], pa.int8())
     codes = of_word.take(encoded.indices)
     if codes.null_count:
         row = pc.index(codes.is_null(), True).as_py()

@@ -118,6 +118,14 @@ def test_labels_may_be_classes_words_or_numbers(labels_file):
     assert table["label"].to_pylist() == [1, 0, 1, 0, 1, 0, 1]
     classes = {"tumor": ["1", "2", "3"], "normal": ["9"]}
     assert labels_file("path,label\na,3\nb,tumor\nc,9\nd,0\n", classes)["label"].to_pylist() == [1, 1, 0, 0]
+    assert labels_file("path,label\na,1.0\nb,0.0\n")["label"].to_pylist() == [1, 0]
+
+
+def test_names_of_columns_count_in_any_case(labels_file):
+    (row,) = labels_file("Path, LABEL ,Patient_ID\na.png,yes,007\n").to_pylist()
+    assert (row["key"], row["label"], row["patient"]) == ("a.png", TUMOR, "007")
+    table = labels_file({"Path": ["a.png"], "Label": ["no"]})
+    assert table["label"].to_pylist() == [NORMAL]
 
 
 @pytest.mark.parametrize(
@@ -166,6 +174,7 @@ def test_a_path_may_stand_twice_when_its_rows_agree(labels_file):
             r"must have the columns path \(or sop_uid, series_uid, study_uid\) and label, found path;label",
         ),
         ("path,label,path\na,1,b\n", "column path must occur once, found 2 of it"),
+        ("path,label,Path\na,1,b\n", "column path must occur once, found 2 of it"),
         ("", r"must have the columns path \(or sop_uid, series_uid, study_uid\) and label, found none"),
         ("path,label\n", "must hold at least one row below its header, got none"),
         ("path,label\na,1\nb,0,9\n", "data row 2: must have 2 columns, got 3"),
