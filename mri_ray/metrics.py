@@ -163,7 +163,7 @@ def uncalibrated(labels: ArrayLike, logits: ArrayLike) -> dict[str, float]:
     truth, values = _pair(labels, logits)
     probabilities = sigmoid(values)
     return {
-        "accuracy": float(((values > 0) == (truth == 1)).mean()),
+        "accuracy": float(((values >= 0) == (truth == 1)).mean()),
         "loss": log_loss(truth, values),
         "brier": brier(truth, probabilities),
         "ece": expected_calibration_error(truth, probabilities),

@@ -39,7 +39,8 @@ def intervals(
 
     labels: 0 and 1, (N,). logits: calibrated, finite, (N,). groups: whose row it is, any integers, (N,). threshold: of
     the probability, one or (N,). Of predictive values the name is ("ppv" or "npv", prevalence) with a blank between
-    them. Empty with fewer than LEAST_GROUPS groups.
+    them. Empty with fewer than LEAST_GROUPS groups; a figure of one class needs as many with that class, one that sets
+    the classes against each other as many with each.
     """
     numbers = np.unique(groups, return_inverse=True)[1]
     count = int(numbers.max(initial=-1)) + 1
@@ -58,7 +59,15 @@ def intervals(
         if len(defined) > len(values) / 2:
             low, high = np.quantile(defined, (0.025, 0.975))
             found[name] = (float(low), float(high))
-    return found
+    untold = _of_few(numbers, labels)
+    return {name: bounds for name, bounds in found.items() if name.split()[0] not in untold}
+
+
+def _of_few(groups: np.ndarray, labels: np.ndarray) -> set[str]:
+    """Figures of a class that too few groups have: in nearly all draws they would come from the same ones."""
+    rate_of = {0: "specificity", 1: "sensitivity"}
+    few = {rate for label, rate in rate_of.items() if len(np.unique(groups[labels == label])) < LEAST_GROUPS}
+    return few | {"auroc", "auprc", "ppv", "npv"} if few else few
 
 
 def draws(groups: int, rounds: int, seed: int, *, rows: int = 0) -> Iterator[np.ndarray]:

@@ -86,6 +86,16 @@ def test_too_few_groups_and_one_class_give_no_interval() -> None:
     assert set(found) == {"accuracy", "accuracy_at_half", "sensitivity", "loss", "brier", "ece"}
 
 
+def test_a_figure_needs_groups_of_its_own_class() -> None:
+    owner = np.repeat(np.arange(20), 10)
+    labels = (owner < 4).astype(int)
+    logits = np.random.default_rng(0).normal(2 * labels - 1, 1.5)
+    few = resample.intervals(labels, logits, owner, threshold=0.5, prevalences=(0.1,), rounds=200)
+    assert set(few) == {"accuracy", "accuracy_at_half", "specificity", "loss", "brier", "ece"}
+    enough = resample.intervals((owner < 5).astype(int), logits, owner, threshold=0.5, prevalences=(0.1,), rounds=200)
+    assert set(enough) - set(few) == {"sensitivity", "auroc", "auprc", "ppv 0.1", "npv 0.1"}
+
+
 def test_evaluate_with_groups_adds_intervals_counts_and_reasons() -> None:
     labels, logits, owner = rows()
     found = metrics.evaluate(labels, logits, groups=owner, prevalences=(0.01, 0.3), rounds=200)

@@ -48,6 +48,7 @@ class Level(StrEnum):
     STUDY = "study"
 
 
+_SIGNED = re.compile(r"[-+]\s*\d")
 _LEVELS = dict(zip(KEYS, Level, strict=True))
 _PLURAL = {Level.INSTANCE: "instances", Level.SERIES: "series", Level.STUDY: "studies"}
 # The columns of results that hold those keys.
@@ -327,7 +328,8 @@ def _keys_of(uids: pa.Array, name: str, key_of: Callable[[str, str], str | None]
 
 def _to_codes(column: pa.Array, words: Mapping[str, int], where: str, *, quote: bool) -> pa.Array:
     encoded = column.dictionary_encode()
-    folded = map(fold_word, encoded.dictionary.to_pylist())
+    told = encoded.dictionary.to_pylist()
+    folded = [word if _SIGNED.match(word) else fold_word(word) for word in told]  # -1 is often "not known", never 1
     # 1.0 is 1: so pandas writes whole numbers of a column that has gaps.
     of_word = pa.array([words.get(word, words.get(word.removesuffix(".0"))) for word in folded], pa.int8())
     codes = of_word.take(encoded.indices)

@@ -76,13 +76,20 @@ def mixed(images: Tensor, target: Target, alpha: float) -> tuple[Tensor, Target]
 
 
 def class_loss(logits: Tensor, target: Target, objective: Objective) -> Tensor:
-    """Mean cross entropy, a scalar."""
+    """Mean cross entropy over the rows, a scalar.
+
+    Not over their weights, as torch would: those have a mean of 1 over the side, and a part of a batch that holds one
+    class only would cancel its own.
+    """
     weight = (
         None if objective.class_weights is None else logits.new_tensor(objective.class_weights, dtype=torch.float32)
     )
 
     def against(labels: Tensor) -> Tensor:
-        return F.cross_entropy(logits.float(), labels, weight=weight, label_smoothing=objective.label_smoothing)
+        each = F.cross_entropy(
+            logits.float(), labels, weight=weight, label_smoothing=objective.label_smoothing, reduction="none"
+        )
+        return each.mean()
 
     loss = against(target.labels)
     return loss if target.other is None else torch.lerp(loss, against(target.other), target.share)

@@ -13,7 +13,7 @@ from mri_ray.learn.calibrate import fit
 from mri_ray.learn.settings import CalibrationConfig, EvaluationConfig
 
 FEW_GROUPS = 20  # of the class whose rate is promised; with fewer, other groups may well be otherwise
-_ASIDE = 1e-6  # in logits, of a threshold from the outermost row; float32 tells probabilities apart by 1e-7
+_ASIDE = 0.05  # in logits, of a threshold from the outermost row: float32 tells their probabilities apart to 0.9999
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +145,7 @@ def _cut(values: np.ndarray, mine: np.ndarray, count: int) -> float:
 def _band(values: np.ndarray, cut: float, share: float) -> tuple[float, float] | None:
     """Probabilities around the cut, as far to either side in logits, that hold at most this share of the rows."""
     away = np.sort(np.abs(values - cut))
-    inside = int(share * len(away))
+    inside = int(np.searchsorted(away, away[int(share * len(away))]))  # rows equally far are all in it, or none is
     if not inside:
         return None
     half = (away[inside - 1] + away[inside]) / 2

@@ -116,6 +116,8 @@ class _Scoring(LabelledJob):
             self.warn(f"{matched.unlabelled:,} of {len(seen):,} slices have no label and are in no figure")
         if matched.weak:
             self.warn(f"{matched.weak:,} slices are called tumor by a label of their whole study, series or volume")
+        if not self.place.exists(sides.NAME):
+            self.warn(f"the bundle has no {sides.NAME}: figures may be of slices that it was trained on, untold")
         if trained := int(np.isin(seen, ["train", "validation"]).sum()):
             self.warn(
                 f"{trained:,} of {len(seen):,} slices were used to train or choose this bundle; figures of the sides "

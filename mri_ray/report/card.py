@@ -40,7 +40,8 @@ def _values(bundle: Bundle, facts: TrainingFacts) -> dict[str, Any]:
         "audit": list(audit.shortcuts(facts.audit)),
         "proofs": bundles.table(bundle.proofs) if bundle.proofs else "",
         "versions": bundles.table(facts.versions),
-        "no_patients": facts.settings.get("labels") is None,
+        "no_patients": facts.no_patients,
+        "from_folders": facts.from_folders,
     }
 
 

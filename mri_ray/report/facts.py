@@ -87,6 +87,16 @@ class Facts:
     versions: dict[str, str]
     settings: dict[str, Any]
 
+    @property
+    def from_folders(self) -> bool:
+        """Whether names of folders tell the classes."""
+        return self.settings.get("labels") is None
+
+    @property
+    def no_patients(self) -> bool:
+        """Whether neither a labels file nor a header tells of any patient or study."""
+        return self.from_folders and not (self.studies.get("patients") or self.studies.get("studies"))
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SearchFacts:

@@ -59,7 +59,7 @@ def training_page(facts: TrainingFacts) -> str:
         "reliability": drawn(plots.reliability(_bins(facts, side), side)) if side else None,
         "curves": [drawn(svg) for svg in plots.learning_curves(facts.history, facts.best_epoch)],
         "lone_pictures": rows == groups,
-        "no_patients": facts.settings.get("labels") is None,
+        "no_patients": facts.no_patients,
         "shortcuts": list(audit.shortcuts(facts.audit)),
         "epoch_columns": [name for name, _ in EPOCH.values()],
         **search.values(facts),

@@ -44,7 +44,9 @@ class Subgroups:
 def kinds(results: pa.Table, source: np.ndarray) -> dict[str, np.ndarray]:
     """What part each row of the results (with COLUMNS) belongs to, str (N,), by kind. source: str (N,)."""
     width, height = floats(results["width"]), floats(results["height"])
-    field_t = np.round(floats(results["field_strength_t"]) * 2) / 2  # 1.494 and 1.5 T are one kind of scanner
+    told_t = floats(results["field_strength_t"])
+    # 1.494 and 1.5 T are one kind of scanner, 0.2 and 0.06 T are not.
+    field_t = np.where(told_t < 1, np.round(told_t, 2), np.round(told_t * 2) / 2)
     maker = encoded(results["manufacturer"])
     names = np.array([*(name.strip().title() for name in maker.dictionary.to_pylist()), UNKNOWN])
     return {

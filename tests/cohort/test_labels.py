@@ -182,6 +182,7 @@ def test_a_path_may_stand_twice_when_its_rows_agree(labels_file):
         (b"PAR1 and then nothing", "must be CSV .* or Parquet"),
         ({"path": ["a"], "label": [None]}, "data row 1: label must not be empty"),
         ({"path": ["a"], "label": [0.5]}, "label must be one of .*, got '0.5'"),
+        ({"path": ["a", "b"], "label": [1, -1]}, "data row 2: label must be one of .*, got '-1'"),
         ({"path": ["a"], "label": [[1]]}, "must be CSV .* or Parquet"),
         ({"name": ["a"]}, r"must have the columns path \(or sop_uid, series_uid, study_uid\) and label, found name"),
     ],

@@ -203,3 +203,21 @@ def test_settings_are_checked(changes: dict, message: str) -> None:
 def test_how_to_evaluate_is_checked(changes: dict) -> None:
     with pytest.raises(ConfigError, match=next(iter(changes))):
         EvaluationConfig(**changes)
+
+
+def test_equal_rows_are_all_referred_or_none_is():
+    rng = np.random.default_rng(0)
+    labels = np.arange(400) % 2
+    logits = np.where(np.arange(400) < 100, -0.3, rng.normal(2 * labels - 1, 1.5))
+    told = cut(labels, logits, at_least=0.97, refer=0.05).facts["referred"]
+    assert told is None or told["share"] <= 0.05
+
+
+def test_a_threshold_beyond_the_outermost_row_holds_for_probabilities_as_they_are_stored():
+    labels = np.repeat([0, 1], 80)
+    for seed in range(20):
+        logits = np.random.default_rng(seed).normal(np.where(labels, 3, 0), 1.0)
+        logits[0] = logits.max() + 0.2
+        found = cut(labels, logits, target="specificity", at_least=0.95)
+        stored = metrics.sigmoid(logits).astype(np.float32).astype(np.float64) >= found.threshold
+        assert stored[labels == 0].sum() == found.facts["validation"]["confusion"]["fp"]

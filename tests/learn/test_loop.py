@@ -355,7 +355,8 @@ def test_masks_that_are_not_known_are_not_learned_from() -> None:
     assert all(torch.equal(one[key], other[key]) for key in one)
 
 
-def test_a_batch_in_parts_gives_the_gradient_of_the_whole() -> None:
+@pytest.mark.parametrize("weights", [None, (0.2, 3.0)])
+def test_a_batch_in_parts_gives_the_gradient_of_the_whole(weights: tuple[float, float] | None) -> None:
     def still(norm: nn.Module, _: object) -> None:
         norm.eval()  # its statistics are those of a part
 
@@ -364,10 +365,13 @@ def test_a_batch_in_parts_gives_the_gradient_of_the_whole() -> None:
         for layer in model.modules():
             if isinstance(layer, nn.BatchNorm2d):
                 layer.register_forward_pre_hook(still)
-        train_steps(model, optimiser_of(model, clip_norm=0.0), batches(16, 16), device=CPU, accumulate=accumulate)
+        how = Objective(class_weights=weights)
+        optimiser = optimiser_of(model, clip_norm=0.0)
+        train_steps(model, optimiser, batches(16, 16), device=CPU, accumulate=accumulate, objective=how)
         return torch.cat([p.grad.flatten() for p in model.parameters()])
 
-    torch.testing.assert_close(gradient(3), gradient(1), rtol=1e-4, atol=1e-6)
+    for accumulate in (3, 16):
+        torch.testing.assert_close(gradient(accumulate), gradient(1), rtol=1e-4, atol=1e-6)
 
 
 def test_the_average_follows_the_weights_and_is_resumed(tmp_path: Path) -> None:

@@ -464,7 +464,8 @@ def test_a_training_without_test_side_says_that_validation_flatters():
     ("changes", "said", "unsaid"),
     [
         ({}, "Zero covers known patients and studies, and copies as far as they are found", "no patient is known"),
-        ({"settings": {"labels": None}}, "no patient is known", "every group is a single picture"),
+        ({"settings": {"labels": None}, "studies": {}}, "no patient is known", "every group is a single picture"),
+        ({"settings": {"labels": None}, "studies": {"patients": 9}}, "Zero covers", "no patient is known"),
         ({"split": {"train": {"rows": 9, "tumor": 3, "groups": 9}}}, "every group is a single picture", "folder names"),
         ({"split_by": "image"}, "one by one", "Whole groups"),
         ({"split_by": "folder"}, "the folders of the archive decide", "Whole groups"),
@@ -477,7 +478,7 @@ def test_a_training_without_test_side_says_that_validation_flatters():
             "Zero covers",
         ),
     ],
-    ids=["group", "folder labels", "lone pictures", "image", "folder", "leak"],
+    ids=["group", "folder labels", "folder labels and headers", "lone pictures", "image", "folder", "leak"],
 )
 def test_the_split_is_explained_in_plain_words(changes, said, unsaid):
     read = Page(pages.training_page(training(**changes))).text

@@ -53,6 +53,16 @@ def made(n: int = 240, seed: int = 0) -> tuple[Answers, pa.Table]:
     return found, details
 
 
+def test_weak_fields_are_kinds_of_their_own() -> None:
+    _, details = made()
+    tesla = [0.064, 0.2, 0.35, 0.55, 1.494, 2.8936, None]
+    told = details.slice(0, len(tesla)).set_column(
+        details.schema.get_field_index("field_strength_t"), "field_strength_t", pa.array(tesla, pa.float32())
+    )
+    found = subgroups.kinds(told, np.array(["one"] * len(tesla)))["field strength"]
+    assert found.tolist() == ["0.06 T", "0.2 T", "0.35 T", "0.55 T", "1.5 T", "3 T", subgroups.UNKNOWN]
+
+
 def test_each_part_has_the_figures_of_its_rows(bundle: Bundle) -> None:
     found, details = made()
     told = bringing.by_subgroup(found, details, "test", bundle, EVALUATION)
