@@ -48,7 +48,7 @@ class _Request:
     def __init__(self, scope: Scope, receive: Receive, send: Send, room: Room) -> None:
         self._scope, self._receive, self._send, self._room = scope, receive, send, room
         self._config = room.config
-        self._begun = time.monotonic()
+        self._waited = 0.0  # for the body; what is done between its parts is not the client's time
         self._bytes = 0
         self._whole = False
         self.answered = False
@@ -84,12 +84,15 @@ class _Request:
     async def _receive_some(self) -> Message:
         if self._whole:  # what waits for the end of the connection may wait on
             return await self._receive()
-        config = self._config
-        left = self._begun + config.body_s - time.monotonic()
+        config, began = self._config, time.monotonic()
+        left = config.body_s - self._waited
         try:
             message = await asyncio.wait_for(self._receive(), max(0.0, min(config.stall_s, left)))
         except TimeoutError:
             raise Problem(408, "the body came too slowly", close=True) from None
+        self._waited += time.monotonic() - began
+        if message["type"] == "http.disconnect":
+            raise Problem(408, "the client went away before the end of its body", close=True)
         if message["type"] == "http.request":
             size = len(message.get("body", b""))
             self._whole = not message.get("more_body", False)

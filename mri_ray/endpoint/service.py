@@ -15,7 +15,7 @@ import numpy as np
 from mri_ray.endpoint import answers, reading
 from mri_ray.endpoint.lane import Lane, Lanes
 from mri_ray.endpoint.problems import Problem
-from mri_ray.endpoint.settings import EndpointConfig
+from mri_ray.endpoint.settings import MIB, EndpointConfig
 from mri_ray.predict.heatmap import heatmaps
 from mri_ray.predict.predictor import Predictions
 
@@ -54,6 +54,7 @@ class Service:
         self._decoders = ThreadPoolExecutor(config.decoders, thread_name_prefix="decode")
         self._drawing = ThreadPoolExecutor(1, thread_name_prefix="heatmap")  # pictures for people: never in the way
         self._shadowing: set[asyncio.Task] = set()
+        self._shadowed = np.zeros(3, np.int64)  # shadows that are being asked, their slices, and bytes of bodies
         self._undecoded = 0  # requests
         self._held = 0  # prepared slices in memory: a small pack may hold many
 
@@ -92,7 +93,7 @@ class Service:
         loop, began = asyncio.get_running_loop(), time.perf_counter()
         with self._decoding() as alone:
             upload, decoded, found = await loop.run_in_executor(self._decoders, self._begin, body, lane, alone)
-        with self._room(len(upload.pictures), heatmap=heatmap):
+        with self.room(len(upload.pictures), heatmap=heatmap):
             pictures = upload.stacked()
             if found is None:
                 found = await self.ask(lane, pictures)
@@ -134,7 +135,7 @@ class Service:
         self._drawing.shutdown(wait=False, cancel_futures=True)
 
     @contextmanager
-    def _room(self, slices: int, *, heatmap: bool) -> Iterator[None]:
+    def room(self, slices: int, *, heatmap: bool = False) -> Iterator[None]:
         """Counts prepared slices while they are held. Raises Problem: 413 or 503."""
         limits = self.config.limits
         if heatmap and slices > limits.heat_maps:
@@ -173,16 +174,29 @@ class Service:
         return reading.upload(body, self.config.decode, lane.bundle.prepare, slices=limits.slices)
 
     def _ask_too(self, lane: Lane, shadow: Lane, upload: reading.Upload, body: bytes, found: Predictions) -> None:
-        """Behind the answer's back; not where earlier ones still wait: a shadow must not slow what it stands behind."""
-        if len(self._shadowing) >= self.config.limits.concurrent:
-            return
-        task = asyncio.create_task(self._shadow(lane, shadow, upload, body, found))
-        self._shadowing.add(task)
-        task.add_done_callback(self._shadowing.discard)
+        """Behind the answer's back; not where earlier ones still wait: a shadow must not slow what it stands behind.
 
-    async def _shadow(self, lane: Lane, shadow: Lane, upload: reading.Upload, body: bytes, found: Predictions) -> None:
+        Nor where they hold as much as requests may: nobody counts what is held for them.
+        """
+        limits, again = self.config.limits, shadow.bundle.prepare != lane.bundle.prepare
+        held = np.array([1, len(upload.pictures), len(body) if again else 0])
+        if (self._shadowed + held > (limits.concurrent, limits.held_slices, limits.held_mb * MIB)).any():
+            return
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._shadowing.discard(task)
+            self._shadowed -= held
+
+        self._shadowed += held
+        task = asyncio.create_task(self._shadow(lane, shadow, upload, body if again else None, found))
+        self._shadowing.add(task)
+        task.add_done_callback(ended)
+
+    async def _shadow(
+        self, lane: Lane, shadow: Lane, upload: reading.Upload, body: bytes | None, found: Predictions
+    ) -> None:
         try:
-            if shadow.bundle.prepare != lane.bundle.prepare:
+            if body is not None:
                 loop = asyncio.get_running_loop()
                 upload = await loop.run_in_executor(self._decoders, self._read, body, shadow)
             theirs = await self.ask(shadow, upload.stacked())

@@ -3,6 +3,7 @@
 Source: DICOM PS3.18, 10.5 and annex I.2 (the store response); PS3.4, annex B (codes of failures).
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -15,7 +16,7 @@ from mri_ray.decode.settings import DecodeConfig
 from mri_ray.errors import Reason
 
 MEDIA_TYPE = "application/dicom+json"
-UID = r"[0-9]+(\.[0-9]+)*"
+UID, MOST = r"[0-9]+(\.[0-9]+)*", 64  # characters
 
 
 class Code(IntEnum):
@@ -40,7 +41,9 @@ class Instance:
 
     @property
     def complete(self) -> bool:
-        return None not in (self.sop_class, self.sop, self.study)
+        """Whether an answer to it can be kept, and asked for: a UID that is none could not be named in a path."""
+        uids = (self.sop_class, self.sop, self.study)
+        return all(uid is not None and len(uid) <= MOST and re.fullmatch(UID, uid) is not None for uid in uids)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

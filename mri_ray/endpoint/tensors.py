@@ -220,10 +220,13 @@ def _decoded(data: Any, count: int) -> list[bytes]:
 def _flat(data: Any, count: int) -> np.ndarray:
     """Values of a UINT8 tensor in JSON, nested or not."""
     try:
-        values = np.array(data if isinstance(data, list) else [None]).ravel()
+        # As objects: numpy would make all texts as long as the longest one.
+        values = np.array(data if isinstance(data, list) else [None], dtype=object).ravel()
     except (ValueError, OverflowError, RecursionError) as exc:
         raise ProtocolError(f"{PIXELS}: data: must be numbers nested evenly, got {type(exc).__name__}") from exc
-    if values.dtype.kind not in "iu" or (values.size and not 0 <= values.min() <= values.max() <= 255):
+    if any(isinstance(one, list) for one in values):
+        raise ProtocolError(f"{PIXELS}: data: must be numbers nested evenly, got other lists")
+    if not all(type(one) is int and 0 <= one <= 255 for one in values):
         raise ProtocolError(f"{PIXELS}: data: must be whole numbers from 0 to 255, got others for {count} pictures")
     return values.astype(np.uint8)
 

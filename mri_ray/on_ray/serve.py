@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from fastapi import FastAPI
 from ray import serve
+from ray.serve._private.constants import RAY_SERVE_ENABLE_HA_PROXY
 
 from mri_ray import fields
 from mri_ray.archive.storage import Location
@@ -24,7 +25,7 @@ from mri_ray.endpoint.keys import Keys
 from mri_ray.endpoint.metrics import BATCH
 from mri_ray.endpoint.service import Service
 from mri_ray.endpoint.settings import BundleConfig, Bundles, EndpointConfig
-from mri_ray.errors import BundleError, MriRayError
+from mri_ray.errors import BundleError, ConfigError, MriRayError
 from mri_ray.learn import bundle as bundles
 from mri_ray.on_ray.watch import emit, forget
 from mri_ray.predict.predictor import Predictions, Predictor
@@ -50,7 +51,7 @@ class Endpoint:
         if self.config.jobs.outputs:
             from mri_ray.on_ray import submit  # with Ray's client of jobs, which few endpoints need
 
-            jobs = submit.RayJobs(self.config.jobs)
+            jobs = submit.RayJobs(self.config.jobs, self.config.storage)
         return apps.create(self.service, self._keys, scoring=jobs, emit=emit, forget=forget)
 
     async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
@@ -122,8 +123,17 @@ def _batched(predictor: Predictor, config: EndpointConfig, tell: Callable[[int],
 
 
 def build(args: Mapping[str, Any]) -> serve.Application:
-    """The application of Serve's config files; args: fields of `EndpointConfig`. Raises ConfigError."""
-    return application(fields.build(EndpointConfig, args))
+    """The application of Serve's config files; args: fields of `EndpointConfig`.
+
+    Raises ConfigError, also for an endpoint without keys behind HAProxy: whoever asks, a replica there sees a request
+    over the loopback interface.
+    """
+    config = fields.build(EndpointConfig, args)
+    if config.keys.required is False and RAY_SERVE_ENABLE_HA_PROXY:
+        raise ConfigError(
+            "keys.required: must be true behind HAProxy, where all requests seem to come from this machine"
+        )
+    return application(config)
 
 
 def application(config: EndpointConfig, **options: Any) -> serve.Application:

@@ -31,8 +31,8 @@ log = logging.getLogger(__name__)
 def run(settings: ServeRun, *, ready: Callable[[str], None]) -> None:
     """Answer until SIGTERM or SIGINT, then let what has begun end. ready: is given the address once it answers.
 
-    Raises ConfigError for a port that is taken or more replicas than have room, BundleError for a bundle that cannot be
-    loaded.
+    Raises ConfigError for a port that is taken, more replicas than have room, or a cluster where Serve runs already;
+    BundleError for a bundle that cannot be loaded.
     """
     _check_port(settings.port)
     endpoint = settings.endpoint
@@ -59,6 +59,11 @@ def _serve(
     from mri_ray.learn import bundle as bundles
     from mri_ray.on_ray.serve import application
 
+    if _has_controller():
+        raise ConfigError(
+            "ray.address: must be a cluster where no Serve runs, since all of it would end with this endpoint; "
+            "deploy there by `serve deploy configs/serve.yaml`"
+        )
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     gpus, scaling = _room(settings)
     bundles.load(Location.of(settings.bundle, endpoint.storage))  # found wrong here, and not by every replica

@@ -4,11 +4,13 @@ import asyncio
 import json
 import shlex
 import uuid
+from dataclasses import asdict
 from typing import Any
 
 import ray
 from ray.job_submission import JobStatus, JobSubmissionClient
 
+from mri_ray.archive.settings import StorageConfig
 from mri_ray.endpoint.jobs import JobRequest, JobState
 from mri_ray.endpoint.problems import Problem
 from mri_ray.endpoint.settings import JobsConfig
@@ -38,15 +40,19 @@ class _Client(JobSubmissionClient):
 class RayJobs:
     """Jobs of the cluster that this process is part of, or of the one at `address`; see `endpoint.jobs.Jobs`."""
 
-    def __init__(self, config: JobsConfig) -> None:
+    def __init__(self, config: JobsConfig, storage: StorageConfig) -> None:
+        """storage: how the jobs reach what they are given."""
         self._config = config
+        usual = asdict(StorageConfig())
+        self._storage = {name: value for name, value in asdict(storage).items() if value != usual[name]}
         self._found: _Client | None = None
 
     async def start(self, job: JobRequest) -> str:
         """Raises Problem as `_call` does; that of 504 names the job, which may have been taken on all the same."""
         job_id = f"mri-{uuid.uuid4().hex}"
         # As JSON, which is YAML: whatever stands in a URI, it stays one text.
-        given = [f"{name}={json.dumps(value)}" for name, value in job.model_dump().items()]
+        told = job.model_dump() | {f"storage.{name}": value for name, value in self._storage.items()}
+        given = [f"{name}={json.dumps(value)}" for name, value in told.items()]
         try:
             submitted = await self._call(
                 "submit_job",

@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+import threading
 import warnings
 from typing import Any
 
@@ -39,6 +40,7 @@ class Compiled:
         told: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "bf16", "NUM_STREAMS": 1, "ENABLE_CPU_PINNING": False}
         if threads is not None:
             told["INFERENCE_NUM_THREADS"] = threads
+        self._one = threading.Lock()  # for the one buffer and the one request, whoever asks meanwhile
         self._request = openvino.Core().compile_model(model, "CPU", told).create_infer_request()
 
     def answers(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -49,8 +51,9 @@ class Compiled:
         logit, lesion = np.empty(len(images), np.float32), np.full(len(images), np.nan, np.float32)
         for start in range(0, len(images), len(self._batch)):
             part = images[start : start + len(self._batch)]
-            self._batch[: len(part)] = part  # always whole batches, so that no answer depends on how full they are
-            z, *masks = self._request.infer({0: self._batch}).values()
+            with self._one:
+                self._batch[: len(part)] = part  # always whole batches, so that no answer depends on how full they are
+                z, *masks = (np.array(found) for found in self._request.infer({0: self._batch}).values())
             logit[start : start + len(part)] = (z[:, 1] - z[:, 0])[: len(part)]
             for mask in masks:
                 share = (mask > 0).mean(axis=(1, 2, 3), dtype=np.float32)

@@ -20,6 +20,7 @@ import psutil
 import pytest
 import yaml
 
+from mri_ray.archive.settings import StorageConfig
 from mri_ray.archive.storage import Location
 from mri_ray.endpoint import app as apps
 from mri_ray.endpoint import lane
@@ -188,7 +189,7 @@ def test_a_job_is_started_watched_and_has_its_results(head, tmp_path):
     config = EndpointConfig(keys=KeysConfig(required=False), jobs=places)
     service = Service(config)
     service.use(lane.Lanes(lanes=[lane_of(bundle_of(1))]))
-    ask = Client(apps.create(service, Keys(config.keys, {}), scoring=RayJobs(places)))
+    ask = Client(apps.create(service, Keys(config.keys, {}), scoring=RayJobs(places, StorageConfig())))
     job = {"archive": f"{tmp_path}/archive", "bundle": f"{tmp_path}/bundle", "output": f"{tmp_path}/out/1"}
     assert ask("POST", "/v1/jobs", json=job | {"output": f"{tmp_path}/elsewhere"}).status_code == 403
     started = ask("POST", "/v1/jobs", json=job)

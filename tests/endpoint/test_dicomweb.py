@@ -224,6 +224,16 @@ def test_other_requests_are_refused(here, study, kind, to, status):
     assert reply.headers["content-type"] == "application/problem+json"
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom's, of such UIDs
+@pytest.mark.parametrize("uid", ["1.2.3.4a", "1..2", "1." + "2" * 63, ""])
+def test_what_could_not_be_asked_for_is_not_taken_in(here, uid):
+    ds = instance("1.2", 1)
+    ds.StudyInstanceUID = uid
+    reply = store(here, encoded(ds))
+    assert reply.status_code == 409
+    assert [one["00081197"]["Value"] for one in reply.json()["0008119A"]["Value"]] == [[0xC000]]
+
+
 def test_answers_that_cannot_be_kept_do_not_count(tmp_path, study, monkeypatch):
     monkeypatch.setenv("MRI_RAY_SITE_KEY", KEY)
     (tmp_path / "results").write_text("a file where the folder would be")

@@ -1,9 +1,12 @@
 """The Open Inference Protocol, asked by Triton's own client over HTTP."""
 
+import asyncio
+import base64
 import io
 import threading
 from contextlib import closing
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
@@ -11,6 +14,7 @@ from served import SIDE, served, small_bundle
 
 from mri_ray.endpoint import tensors
 from mri_ray.endpoint.settings import LimitsConfig
+from tests.endpoint import small
 
 triton = pytest.importorskip("tritonclient.http")
 from tritonclient.utils import InferenceServerException  # noqa: E402
@@ -146,3 +150,20 @@ def test_faults_come_as_the_client_expects_them(client):
     with pytest.raises(InferenceServerException, match=r"shape: must be \[N, 1, 64, 64\]") as refused:
         client.infer("mri_ray", [pixels_of(np.zeros((1, 1, 8, 8), np.uint8))])
     assert refused.value.status() == "400"
+
+
+def test_an_element_that_is_refused_ends_those_beside_it(make):
+    app = make()
+    elements = [base64.b64encode(each).decode() for each in (b"no picture", *map(small.png, range(15)))]
+    asked = {"inputs": [{"name": "image", "datatype": "BYTES", "shape": [16], "data": elements}]}
+
+    async def ask() -> tuple[int, set[asyncio.Task]]:
+        transport = httpx.ASGITransport(app=app, client=("127.0.0.1", 1))
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+            found = await client.post("/v2/models/mri_ray/infer", json=asked)
+        await asyncio.sleep(0.1)
+        return found.status_code, asyncio.all_tasks() - {asyncio.current_task()}
+
+    status, left = asyncio.run(ask())
+    assert status == 415
+    assert not left

@@ -1,5 +1,7 @@
 """What a replica refuses, by a real server: too much, too slow, too many."""
 
+import asyncio
+import logging
 import socket
 import threading
 import time
@@ -7,7 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
+from starlette.responses import Response
 
+from mri_ray.endpoint.limits import Limits, Room
+from mri_ray.endpoint.logs import ACCESS
 from mri_ray.endpoint.settings import LimitsConfig
 from tests.endpoint.small import Client, bundle_of, lane_of, png
 
@@ -97,6 +102,40 @@ def test_what_does_not_fit_is_shed_and_health_is_not(make, served):
         assert [one.result().status_code for one in waiting] == [200, 200]
     assert httpx.post(f"{url}/v1/predict", content=png()).status_code == 200
     assert app.state.room.requests == 0
+
+
+def test_what_is_done_between_the_parts_of_a_body_is_not_the_clients_time():
+    told = []
+    parts = iter([{"type": "http.request", "body": b"x", "more_body": more} for more in (True, True, True, False)])
+
+    async def receive():
+        return next(parts)
+
+    async def send(message):
+        told.append(message.get("status"))
+
+    async def app(scope, receive, send):
+        while (await receive())["more_body"]:
+            await asyncio.sleep(0.2)  # as a study is scored while it comes
+        await Response("")(scope, receive, send)
+
+    limits = LimitsConfig(body_s=0.3, stall_s=0.3, request_s=5)
+    scope = {"type": "http", "method": "POST", "headers": []}
+    asyncio.run(Limits(app, room=Room(limits))(scope, receive, send))
+    assert told[0] == 200
+
+
+def test_a_client_that_goes_away_is_no_fault_of_ours(make, served, caplog):
+    port = served(make())
+    with caplog.at_level(logging.INFO, "mri_ray"):
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            client.sendall(head("Content-Length: 1000") + b"some")
+        end = time.monotonic() + 20
+        while not (told := [record for record in caplog.records if record.name == ACCESS]):
+            assert time.monotonic() < end
+            time.sleep(0.02)
+    assert [record.facts["status"] for record in told] == [408]
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 def test_bodies_together_have_a_bound(make):

@@ -115,6 +115,8 @@ def one(**changes) -> bytes:
         (one(data=[0.5] * SIZE**2), None, "255"),
         (one(data=[[0], [0, 1]]), None, "evenly"),
         (one(data="text"), None, "255"),
+        (one(data=["x" * 100_000, *[""] * 100_000]), None, "255"),  # as numpy's texts it would take 40 GB
+        (one(data=[True] * SIZE**2), None, "255"),
         (one(parameters=[]), None, "parameters"),
         (one(parameters={"binary_data_size": 5}), None, "binary_data_size"),
         (one(name="image", datatype="BYTES", shape=[1], data=["no base64!"]), None, "base64"),

@@ -2,15 +2,20 @@
 
 import asyncio
 import logging
+import threading
 
 import pytest
 
+from mri_ray import config
 from mri_ray.archive.storage import Location
 from mri_ray.endpoint import logs
 from mri_ray.endpoint.settings import EndpointConfig, KeysConfig, LimitsConfig
-from mri_ray.errors import BundleError
+from mri_ray.errors import BundleError, ConfigError
 from mri_ray.learn import bundle as bundles
-from mri_ray.on_ray.serve import Endpoint, application
+from mri_ray.on_ray import serve as on_ray_serve
+from mri_ray.on_ray import serve_here
+from mri_ray.on_ray.serve import Endpoint, application, build
+from mri_ray.on_ray.settings import ServeRun
 from tests.endpoint.small import Client, bundle_of
 
 
@@ -51,6 +56,20 @@ def test_a_replica_comes_to_refuse_what_the_proxy_would():
     assert told.max_ongoing_requests > limits.concurrent
     assert told.max_queued_requests == told.max_ongoing_requests
     assert told.backpressure_config.retry_after_s == 7
+
+
+def test_without_keys_nothing_stands_behind_haproxy(monkeypatch):
+    monkeypatch.setattr(on_ray_serve, "RAY_SERVE_ENABLE_HA_PROXY", True)
+    build({"keys": {"required": True}})
+    with pytest.raises(ConfigError, match=r"keys\.required: must be true behind HAProxy"):
+        build({"keys": {"required": False}})
+
+
+def test_a_cluster_where_serve_runs_is_left_alone(monkeypatch):
+    monkeypatch.setattr(serve_here, "_has_controller", lambda: True)
+    settings = config.build(ServeRun, {"bundle": "/b", "port": 1})
+    with pytest.raises(ConfigError, match="must be a cluster where no Serve runs"):
+        serve_here._serve(settings, settings.endpoint, print, threading.Event())
 
 
 def _fail() -> None:

@@ -1,12 +1,14 @@
 """What becomes of requests for jobs where Ray's job API is not well; with one that is: tests/e2e/test_serve.py."""
 
 import asyncio
+import shlex
 import socket
 import time
 from collections.abc import Iterator
 
 import pytest
 
+from mri_ray.archive.settings import StorageConfig
 from mri_ray.endpoint.jobs import JobRequest
 from mri_ray.endpoint.problems import Problem
 from mri_ray.endpoint.settings import JobsConfig
@@ -24,7 +26,7 @@ def silent() -> Iterator[str]:
 
 def refused(address: str, ask) -> Problem:
     with pytest.raises(Problem) as problem:
-        asyncio.run(ask(RayJobs(JobsConfig(address=address, timeout_s=0.5))))
+        asyncio.run(ask(RayJobs(JobsConfig(address=address, timeout_s=0.5), StorageConfig())))
     assert problem.value.headers["Retry-After"] == "10"
     return problem.value
 
@@ -46,3 +48,19 @@ def test_where_there_is_none_it_is_unavailable():
         address = f"http://127.0.0.1:{listening.getsockname()[1]}"
     problem = refused(address, lambda jobs: jobs.start(JOB))
     assert (problem.status_code, problem.more) == (503, {})
+
+
+def test_a_job_reaches_storage_as_the_endpoint_does(monkeypatch):
+    given = {}
+
+    async def call(self, method, **named):
+        given.update(named)
+        return "id"
+
+    monkeypatch.setattr(RayJobs, "_call", call)
+    storage = StorageConfig(endpoint="http://minio.hospital:9000", anonymous=True)
+    asyncio.run(RayJobs(JobsConfig(), storage).start(JOB))
+    told = shlex.split(given["entrypoint"])
+    assert 'storage.endpoint="http://minio.hospital:9000"' in told
+    assert "storage.anonymous=true" in told
+    assert not [one for one in told if one.startswith("storage.threads")]

@@ -21,7 +21,7 @@ async function ask(path, options = {}) {
   if (reply.status === 401) showAccess();
   const after = Number(reply.headers.get("Retry-After"));
   throw Object.assign(new Error(document_.detail || `the endpoint answered ${reply.status}`), {
-    status: reply.status, remedy: document_.remedy, after,
+    status: reply.status, reason: document_.reason, remedy: document_.remedy, after,
   });
 }
 
@@ -88,9 +88,9 @@ async function work() {
   }
 }
 
-async function scored(entry, file, tries = 5) {
+async function scored(entry, file, tries = 5, heatmap = "heatmap=png&") {
   try {
-    const answer = await ask("v1/predict?heatmap=png&picture=png", { method: "POST", body: file });
+    const answer = await ask(`v1/predict?${heatmap}picture=png`, { method: "POST", body: file });
     entry.answers.push(answer);
     for (const slice of answer.slices) {
       const place = [entry.files > 1 ? file.name : null, slice.member === null ? null : `file ${slice.member + 1}`,
@@ -103,9 +103,10 @@ async function scored(entry, file, tries = 5) {
     }
     entry.slices.sort((a, b) => b.probability - a.probability);
   } catch (error) {
+    if (error.reason === "oversized.frames" && heatmap) return scored(entry, file, tries, "");  // too many for maps
     if (error.status === 503 && tries > 0) {
       await new Promise((done) => setTimeout(done, 1000 * (error.after || 1)));
-      return scored(entry, file, tries - 1);
+      return scored(entry, file, tries - 1, heatmap);
     }
     const which = entry.files > 1 ? `${file.name}: ` : "";
     entry.failures.push(`${which}${error.message}${error.remedy ? ` – ${error.remedy}` : ""}`);
@@ -152,7 +153,7 @@ function drawVisit() {
   }));
 }
 
-const shown = (slice) => `data:image/png;base64,${$("heat").checked ? slice.heatmap : slice.picture}`;
+const shown = (slice) => `data:image/png;base64,${($("heat").checked && slice.heatmap) || slice.picture}`;
 
 function drawStrip() {
   const slices = state.entry ? state.entry.slices : [];

@@ -22,7 +22,7 @@ from mri_ray.errors import ArchiveError
 _SWEEP_S = 600.0
 
 log = logging.getLogger(__name__)
-StudyUid = Annotated[str, Path(pattern=f"^{stow.UID}$", max_length=64, examples=["1.2.826.0.1.3680043.8.498.1"])]
+StudyUid = Annotated[str, Path(pattern=f"^{stow.UID}$", max_length=stow.MOST, examples=["1.2.826.0.1.3680043.8.498.1"])]
 Asking = Annotated[Caller, Depends(needs("predict"))]
 
 
@@ -71,13 +71,14 @@ def router(keeper: Keeper) -> APIRouter:
         request: Request,
         caller: Asking,
         study: StudyUid,
-        instance: Annotated[str | None, Query(pattern=f"^{stow.UID}$", max_length=64)] = None,
+        instance: Annotated[str | None, Query(pattern=f"^{stow.UID}$", max_length=stow.MOST)] = None,
     ) -> dict[str, Any]:
         """What a study that came by DICOMweb was answered with; `instance` picks one of its instances by its UID.
 
         `study` is of the instances that `bundle` answered, the last one asked; `left_out`: how many others did.
         """
-        return await _looked(state, study, instance)
+        state.sweep()
+        return await asyncio.to_thread(_looked, state.keeper, study, instance)  # thousands of rows may be summed up
 
     return made
 
@@ -186,15 +187,14 @@ def _record(keeper: Keeper, found: Scored) -> dict[str, Any]:
     return told | {"instance_number": found.upload.pictures[0].header.instance_number, "rows": rows}
 
 
-async def _looked(state: _Sweeping, study: str, instance: str | None) -> dict[str, Any]:
-    state.sweep()
+def _looked(keeper: Keeper, study: str, instance: str | None) -> dict[str, Any]:
     try:
-        found = await asyncio.to_thread(state.keeper.look, study, _now_ms())
+        found = keeper.look(study, _now_ms())
     except (ArchiveError, OSError) as exc:
         raise Problem(503, "where answers are kept cannot be read", headers={"Retry-After": "5"}) from exc
     instances = found.instances if found else {}
     if instance is not None:
-        name = state.keeper.name("instance", instance)
+        name = keeper.name("instance", instance)
         instances = {name: instances[name]} if name in instances else {}
     if found is None or not instances:
         raise Problem(404, "no answer is kept for it; it never came, or too long ago")

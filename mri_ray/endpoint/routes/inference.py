@@ -137,7 +137,8 @@ async def infer(request: Request, caller: Asking, name: str, version: str | None
 
 async def _of_pixels(service: Service, lane: Lane, asked: tensors.Request) -> dict[str, Any]:
     assert asked.pixels is not None
-    found = await service.ask(lane, asked.pixels)
+    with service.room(len(asked.pixels)):
+        found = await service.ask(lane, asked.pixels)
     return _columns([found], np.arange(len(asked.pixels)), np.zeros(len(asked.pixels)))
 
 
@@ -147,7 +148,12 @@ async def _of_objects(service: Service, lane: Lane, asked: tensors.Request) -> d
     parts, numbers, frames = [], [], []
     for start in range(0, len(asked.objects), _AT_ONCE):
         some = asked.objects[start : start + _AT_ONCE]
-        scored = await asyncio.gather(*(_scored(service, lane, start + at, each) for at, each in enumerate(some)))
+        tasks = [asyncio.create_task(_scored(service, lane, start + at, each)) for at, each in enumerate(some)]
+        try:
+            scored = await asyncio.gather(*tasks)
+        finally:  # where one is refused, the others hold memory that nobody counts any more
+            for task in tasks:
+                task.cancel()
         for at, one in enumerate(scored, start):
             parts.append(one.found)
             numbers += [at] * len(one.upload.pictures)
