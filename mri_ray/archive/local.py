@@ -8,6 +8,7 @@ import stat
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from itertools import islice
 from typing import BinaryIO
 
@@ -130,7 +131,8 @@ class LocalStore:
     def _entries(
         self, folder: str, above: tuple[tuple[int, int], ...], denied: Denied | None
     ) -> Iterator[listing.Entry]:
-        for name in _names(os.path.join(self.root, folder)):
+        unnamed = None if denied is None else partial(_unnamed, denied, folder)
+        for name in _names(os.path.join(self.root, folder), unnamed):
             key = folder + name
             path = os.path.join(self.root, key)
             try:
@@ -216,7 +218,11 @@ def _explained(doing: str, path: str) -> Iterator[None]:
         raise ArchiveError(f"{doing} failed: file://{path}: {exc}") from exc
 
 
-def _names(path: str) -> Iterator[str]:
+def _unnamed(denied: Denied, folder: str, name: bytes) -> None:
+    denied(folder + name.decode("utf-8", "backslashreplace"))
+
+
+def _names(path: str, unnamed: Callable[[bytes], None] | None = None) -> Iterator[str]:
     """Names in a folder, those of folders with a closing "/", in the order of the keys they begin.
 
     Held and sorted by Arrow: a folder of a million files takes some 50 MB.
@@ -226,6 +232,9 @@ def _names(path: str) -> Iterator[str]:
     with os.scandir(path) as found:
         for item in found:
             if item.name.startswith(_PARTIAL):
+                continue
+            if unnamed is not None and not _is_text(item.name):
+                unnamed(os.fsencode(item.name))
                 continue
             is_folder = item.is_dir(follow_symlinks=False) or (item.is_symlink() and os.path.isdir(item.path))
             names.append(f"{item.name}/" if is_folder else item.name)
@@ -237,6 +246,14 @@ def _names(path: str) -> Iterator[str]:
     table = table.take(pc.sort_indices(table))
     for start in range(0, len(table), _CHUNK):
         yield from table.slice(start, _CHUNK).to_pylist()
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # its bytes are no UTF-8
+        return False
+    return True
 
 
 def _text(names: list[str], path: str) -> pa.Array:

@@ -149,7 +149,9 @@ def _bmp(data: bytes, config: DecodeConfig) -> Slice:
         if codec == "raw" and isinstance(args, tuple) and offset + args[1] * image.height > len(data):
             raise Refused(Reason.TRUNCATED, "BMP: its pixels reach beyond the end")
     image.load()
-    return _finish(image, bits=8, orientation=1)
+    # Some writers announce an alpha channel, and then leave it empty.
+    hidden = image.mode == "RGBA" and image.getchannel("A").getbbox() is None
+    return _finish(image.convert("RGB") if hidden else image, bits=8, orientation=1)
 
 
 def _tiff(data: bytes, uri: str, config: DecodeConfig) -> Iterator[Slice | Failure]:

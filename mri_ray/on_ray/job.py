@@ -121,9 +121,10 @@ class Job:
             denied["first"] = [self.archive.uri_of(name) for name in sorted(self._denied)[:_NAMED_FOLDERS]]
         self.record.note(denied_folders=denied)
         self.warn(
-            f"{len(self._denied):,} folders may not be listed: what is new in them is in no count, and results of "
-            f"{update.kept:,} objects known from earlier listings stay as they were; grant permission to list them, or "
-            "leave them out with select.exclude (denied_folders in run.json)"
+            f"{len(self._denied):,} folders may not be listed, or files have names that are no UTF-8: what is new in "
+            f"them is in no count, and results of {update.kept:,} objects known from earlier listings stay as they "
+            "were; grant permission to list them or rename them, or leave them out with select.exclude (denied_folders "
+            "in run.json)"
         )
 
     def source(self, prepare: PrepareConfig, generation: Location) -> ingest.FromArchive:

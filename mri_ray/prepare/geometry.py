@@ -15,7 +15,7 @@ _MIN_PART = 0.1  # of the largest part's area: skull and brain may come apart, s
 _FRAME_GREY = 128  # a bright frame is at least as bright
 _FRAME_RANGE = 24  # grey levels within one of its lines
 _SQUARE = 0.02  # pixels as much higher than wide, or wider, are square
-_LARGEST_MM, _LARGEST_SIDE = 100.0, 8192
+_SMALLEST_MM, _LARGEST_MM, _LARGEST_SIDE = 1e-4, 100.0, 8192
 _OPENING = np.ones((3, 3), np.uint8)
 
 Box = tuple[int, int, int, int]  # top, left, bottom, right; the last two are one beyond
@@ -49,7 +49,7 @@ def squared(pixels: np.ndarray, spacing_mm: tuple[float, float] | None) -> np.nd
 def squared_shape(shape: tuple[int, ...], spacing_mm: tuple[float, float] | None) -> tuple[int, int]:
     """Height and width of what `squared` gives."""
     height, width = shape
-    if spacing_mm is None or not all(0 < side < _LARGEST_MM for side in spacing_mm):
+    if spacing_mm is None or not all(_SMALLEST_MM < side < _LARGEST_MM for side in spacing_mm):
         return height, width
     ratio = spacing_mm[0] / spacing_mm[1]
     if ratio > 1 + _SQUARE:

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mri_ray.archive.several import Archive
+from mri_ray.decode.member_names import may_be_sidecar
 from mri_ray.decode.read import read
 from mri_ray.decode.settings import DecodeConfig
 from mri_ray.prepare.geometry import Box, fit, squared, squared_shape
@@ -33,7 +34,7 @@ SCHEMA = pa.schema(
 COLUMNS = ["row_id", "object_id", "frame", "reason", "width", "height", "spacing_mm", "crop"]  # of prepared rows
 
 _Known = tuple[bytes | None, int | None, str | None]  # mask, lesion_px, fault
-_EXTENSION = r"(\.nii)?\.[^./]*$"
+_EXTENSION = r"(\.nii)?\.[^./0-9][^./]*$"  # a number is none: I.001, 1.2.840.7
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,8 +45,8 @@ class MaskNames:
 
     @cached_property
     def _by_stem(self) -> dict[str, str]:
-        stems = pc.replace_substring_regex(self.keys, _EXTENSION, "").to_pylist()
-        return dict(zip(reversed(stems), reversed(self.keys.to_pylist()), strict=True))  # the first of a name counts
+        keys = [key for key in reversed(self.keys.to_pylist()) if not may_be_sidecar(key)]
+        return {re.sub(_EXTENSION, "", key): key for key in keys}  # the first of a name counts
 
     def of_objects(self, keys: Sequence[str]) -> list[str | None]:
         """The mask of each object: of the same name, or with `_mask` behind it; whatever their extensions."""
@@ -75,7 +76,12 @@ def masks_of(rows: pa.Table, keys: dict[str, str], masks: Archive, decode: Decod
 def _slices(body: bytes, uri: str, decode: DecodeConfig) -> dict[int, np.ndarray]:
     """Where each frame is marked, bool (H, W)."""
     items: Iterator = read(io.BytesIO(body), uri, decode)
-    return {item.frame: item.pixels > 0 for item in items if isinstance(item, Slice)}
+    return {item.frame: item.pixels > _dark(item) for item in items if isinstance(item, Slice)}
+
+
+def _dark(item: Slice) -> float:
+    """The level above which a mask marks: 0, but where JPEG has spread its edges half of what it marks with."""
+    return float(item.pixels.max()) / 2 if item.stored == "jpeg" else 0.0
 
 
 def _one(marked: np.ndarray | None, row: dict[str, Any], size: int) -> _Known:

@@ -179,7 +179,7 @@ def pixel_digest(item: Slice) -> str:
     """Names the decoded picture (shape, values, and whether they are windowed), however it was encoded."""
     height, width = item.pixels.shape
     values = _narrowed(np.ascontiguousarray(item.pixels))
-    state = sha256(f"{height}x{width} {'deep' if item.bits > 8 else '8'} {values.dtype.name} ".encode())
+    state = sha256(f"{height}x{width} {'8' if item.bits == 8 else 'deep'} {values.dtype.name} ".encode())
     state.update(values.data)
     return state.hexdigest()[:32]
 

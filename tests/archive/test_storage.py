@@ -409,6 +409,15 @@ class TestLocal:
         with pytest.raises(ArchiveError, match=r"UTF-8, got b'caf\\xe9.png' in file://"):
             listed(Location.of(str(tmp_path)))
 
+    def test_names_that_are_no_text_keep_nothing_else_from_being_listed(self, tmp_path: Path) -> None:
+        (tmp_path / "in").mkdir()
+        for name in (b"/in/caf\xe9.png", b"/in/good.png", b"/caf\xe9s", b"/one.png"):
+            Path(os.fsdecode(bytes(tmp_path) + name)).write_bytes(b"")
+        told: list[str] = []
+        found = pa.Table.from_batches(Location.of(str(tmp_path)).list(told.append))
+        assert found["key"].to_pylist() == ["in/good.png", "one.png"]
+        assert sorted(told) == ["caf\\xe9s", "in/caf\\xe9.png"]
+
     @pytest.mark.parametrize("key", ["../x", "/etc/passwd", "a//b", "a/./b", "nul\0"])
     def test_keys_never_lead_out(self, tmp_path: Path, key: str) -> None:
         (tmp_path / "x").write_bytes(b"secret")

@@ -537,3 +537,18 @@ def test_a_run_length_bitmap_is_read():
     assert np.array_equal(one(data).pixels, GREY)
     for cut in range(start, len(data) - 4, 7):
         assert refused(data[:cut]) in CUT
+
+
+def test_a_bmp_whose_alpha_was_left_empty_is_no_black_picture():
+    grey = _grey()
+    head = struct.pack("<IiiHHIIiiII4I", 108, grey.width, -grey.height, 1, 32, 3, 0, 0, 0, 0, 0, *_MASKS) + bytes(52)
+    grey_bgra = np.repeat(np.asarray(grey)[..., None], 4, axis=2)
+    grey_bgra[..., 3] = 0
+    size = 14 + len(head) + grey_bgra.size
+    data = b"BM" + struct.pack("<IHHI", size, 0, 0, 14 + len(head)) + head + grey_bgra.tobytes()
+    (found,) = read(io.BytesIO(data), "a.bmp")
+    assert isinstance(found, Slice)
+    np.testing.assert_array_equal(found.pixels, np.asarray(grey))
+
+
+_MASKS = (0xFF0000, 0xFF00, 0xFF, 0xFF000000)

@@ -185,6 +185,8 @@ def test_shrink_takes_means_of_whole_blocks(shape, expected):
         ((0.0, 1.0), (24, 60)),
         ((float("nan"), 1.0), (24, 60)),
         ((99.0, 1e-9), (24, 60)),
+        ((1.0, 1e-310), (24, 60)),
+        ((5e-324, 99.0), (24, 60)),
     ],
 )
 def test_pixels_become_as_high_as_wide(spacing_mm, shape):

@@ -99,6 +99,29 @@ def test_a_volumes_mask_is_that_of_each_of_its_slices(tmp_path):
     assert found["lesion_px"].to_pylist() == [0, 150, 0]
 
 
+def test_numbers_and_sidecars_are_no_extensions_of_a_mask():
+    def found(masks: list[str], objects: list[str]) -> list[str | None]:
+        return MaskNames(keys=pa.array(sorted(masks))).of_objects(objects)
+
+    series = ["s/I.001", "s/I.002", "s/I.003"]
+    assert found(series, series) == series
+    uid = "1.2.840.99999"
+    assert found([f"{uid}.101.png", f"{uid}.102.png"], [f"{uid}.102", f"{uid}.101.dcm"]) == [
+        f"{uid}.102.png",
+        f"{uid}.101.png",
+    ]
+    assert found(["1_mask.json", "1_mask.nii.gz"], ["1.nii.gz"]) == ["1_mask.nii.gz"]
+
+
+@pytest.mark.parametrize("quality", [60, 75, 95])
+def test_what_jpeg_spreads_around_a_lesion_is_none(quality, tmp_path):
+    buffer = io.BytesIO()
+    Image.fromarray((lesion() * 255).astype(np.uint8)).save(buffer, "JPEG", quality=quality)
+    (tmp_path / "a.jpg").write_bytes(buffer.getvalue())
+    (told,) = run([row("a", head())], {"a": "a.jpg"}, Location.of(str(tmp_path)))["lesion_px"].to_pylist()
+    assert told == pytest.approx(lesion().sum(), abs=2)
+
+
 def test_names_are_matched_whatever_their_extension():
     names = MaskNames(keys=pa.array(["a/x.png", "a/y_mask.tif", "b/x.nii.gz", "z.v2.png", "c/w.png", "c/w_mask.png"]))
     wanted = ["a/x.jpg", "a/y.tif", "b/x.nii", "z.v2.dcm", "c/w.png", "a/x2.png", "x.png"]

@@ -1,13 +1,16 @@
-"""Siemens mosaics: the slices of a volume, tiled in one frame.
+"""Mosaics: the slices of a volume, tiled in one frame, by Siemens and by United Imaging (UIH).
 
 n slices fill a square of ceil(sqrt(n)) tiles a side, row by row; the rest is black. The position in the header is that
 of a slice as large as the whole mosaic around the first slice's centre; the slices follow each other along the normal
 of the private header, which may point against row x column. Siemens does not publish it; the rule and its
 check against phantoms: https://nipy.org/nibabel/dicom/dicom_mosaic.html
+UIH's has no more rows of tiles than it needs, and tells each slice's position (dcm2niix, UIH/README.md; no real file
+was at hand).
 """
 
 import math
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 
@@ -22,6 +25,7 @@ from mri_ray.errors import Reason
 from mri_ray.records import Header
 
 _COUNT, _NORMAL = "NumberOfImagesInMosaic", "SliceNormalVector"
+_UIH = "Image Private Header"
 _PARALLEL = 0.99
 _MAX_SLICES = 4096  # of one volume
 
@@ -55,13 +59,14 @@ def mosaic_of(dataset: DataSet, found: Stored, config: DecodeConfig) -> Mosaic |
 
     Raises Refused: MOSAIC where the tags do not tell, or a limit's reason.
     """
-    named = "MOSAIC" in values.codes(dataset, "ImageType")
+    grid = _grid(dataset)
+    named = grid is not None or "MOSAIC" in values.codes(dataset, "ImageType")
     private = csa(_private(dataset, 0x0029, "SIEMENS CSA HEADER", 0x10)[1], frozenset({_COUNT, _NORMAL}))
-    count = _count(dataset, private, named=named)
+    count = grid or _count(dataset, private, named=named)
     if count is None:
         return None
     side = math.isqrt(count - 1) + 1
-    rows, row_rest = divmod(found.rows, side)
+    rows, row_rest = divmod(found.rows, side if grid is None else -(-count // side))
     columns, column_rest = divmod(found.columns, side)
     fits = not row_rest and not column_rest and found.frames == 1
     if not named and not (fits and columns in _matrix(dataset)):
@@ -72,8 +77,25 @@ def mosaic_of(dataset: DataSet, found: Stored, config: DecodeConfig) -> Mosaic |
     check_size(columns, rows, config)
     if count > config.max_frames:
         raise Refused(Reason.TOO_MANY_FRAMES, f"DICOM: {count} slices, at most {config.max_frames} are allowed")
-    first, step = _place(dataset, private, found, rows, columns)
+    first, step = _place(dataset, private, found, rows, columns) if grid is None else _grid_place(dataset)
     return Mosaic(count=count, side=side, rows=rows, columns=columns, first=first, step_mm=step)
+
+
+def _grid(dataset: DataSet) -> int | None:
+    """How many slices a mosaic of UIH holds; None for what is none."""
+    tag, _ = _private(dataset, 0x0065, _UIH, 0x50)
+    count = values.whole(dataset, tag, kind="DS") if tag and "VFRAME" in values.codes(dataset, "ImageType") else None
+    return count if count is not None and 1 < count <= _MAX_SLICES else None
+
+
+def _grid_place(dataset: DataSet) -> tuple[Vector | None, Vector | None]:
+    """As `_place`, of a mosaic of UIH."""
+    tag, _ = _private(dataset, 0x0065, _UIH, 0x51)
+    items = islice(dataset.items(tag), 2) if tag else ()
+    first, second = (*(position_of(item) for item in items), None, None)[:2]
+    if first is None or second is None:
+        return None, None
+    return first, moved(second, (-1.0, first))
 
 
 def _count(dataset: DataSet, private: dict[str, tuple[str, ...]], *, named: bool) -> int | None:

@@ -220,3 +220,40 @@ def test_failures_of_a_mosaic_carry_its_header(dicom):
     assert isinstance(item, Failure)
     assert item.header.patient == "id-1"
     assert "id-1" not in item.detail
+
+
+def grid(dicom, slices: np.ndarray, **keywords: object) -> pydicom.Dataset:
+    """A mosaic of UIH, as dcm2niix describes it: no more rows of tiles than it needs."""
+    frame = tiled(slices)
+    rows = slices.shape[1]
+    side = frame.shape[0] // rows
+    frame = frame[: -(-len(slices) // side) * rows]
+    dataset = dicom.image(
+        frame, **({"ImageType": ["ORIGINAL", "PRIMARY", "EPI", "VFRAME"], "BitsStored": 12} | keywords)
+    )
+    block = dataset.private_block(0x0065, "Image Private Header", create=True)
+    block.add_new(0x50, "DS", str(len(slices)))
+    places = []
+    for number in range(len(slices)):
+        place = pydicom.Dataset()
+        place.ImagePositionPatient = [-10.0, 5.0, 4.5 * number]
+        places.append(place)
+    block.add_new(0x51, "SQ", places)
+    return dataset
+
+
+@pytest.mark.parametrize("count", [2, 5, 7, 9, 12])
+def test_a_grid_of_uih_is_cut_up_too(dicom, count):
+    slices = slices_of(count)
+    found = dicom.decoded(dicom.written(grid(dicom, slices), uid.ExplicitVRLittleEndian))
+    assert all(isinstance(item, Slice) for item in found)
+    assert np.array_equal(np.stack([item.pixels for item in found]), slices)
+    assert all(item.flags == {Flag.MOSAIC} for item in found)
+    assert [item.header.position_mm for item in found] == [(-10, 5, 4.5 * number) for number in range(count)]
+
+
+def test_a_grid_whose_tiles_do_not_fill_it_is_refused(dicom):
+    dataset = grid(dicom, slices_of(5))
+    dataset[0x0065, 0x1050].value = "11"
+    (found,) = dicom.decoded(dicom.written(dataset, uid.ExplicitVRLittleEndian))
+    assert (type(found), found.reason) == (Failure, Reason.MOSAIC)
