@@ -8,7 +8,6 @@ import stat
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
 from itertools import islice
 from typing import BinaryIO
 
@@ -131,8 +130,7 @@ class LocalStore:
     def _entries(
         self, folder: str, above: tuple[tuple[int, int], ...], denied: Denied | None
     ) -> Iterator[listing.Entry]:
-        unnamed = None if denied is None else partial(_unnamed, denied, folder)
-        for name in _names(os.path.join(self.root, folder), unnamed):
+        for name in _names(os.path.join(self.root, folder), denied and (lambda name: denied(folder + name))):
             key = folder + name
             path = os.path.join(self.root, key)
             try:
@@ -218,13 +216,10 @@ def _explained(doing: str, path: str) -> Iterator[None]:
         raise ArchiveError(f"{doing} failed: file://{path}: {exc}") from exc
 
 
-def _unnamed(denied: Denied, folder: str, name: bytes) -> None:
-    denied(folder + name.decode("utf-8", "backslashreplace"))
-
-
-def _names(path: str, unnamed: Callable[[bytes], None] | None = None) -> Iterator[str]:
+def _names(path: str, unnamed: Callable[[str], None] | None = None) -> Iterator[str]:
     """Names in a folder, those of folders with a closing "/", in the order of the keys they begin.
 
+    unnamed: is told of names that are no UTF-8, which no key can hold; without it they raise ArchiveError.
     Held and sorted by Arrow: a folder of a million files takes some 50 MB.
     """
     chunks: list[pa.Array] = []
@@ -233,8 +228,9 @@ def _names(path: str, unnamed: Callable[[bytes], None] | None = None) -> Iterato
         for item in found:
             if item.name.startswith(_PARTIAL):
                 continue
-            if unnamed is not None and not _is_text(item.name):
-                unnamed(os.fsencode(item.name))
+            shown = os.fsencode(item.name).decode("utf-8", "backslashreplace")
+            if unnamed is not None and shown != item.name:
+                unnamed(shown)
                 continue
             is_folder = item.is_dir(follow_symlinks=False) or (item.is_symlink() and os.path.isdir(item.path))
             names.append(f"{item.name}/" if is_folder else item.name)
@@ -246,14 +242,6 @@ def _names(path: str, unnamed: Callable[[bytes], None] | None = None) -> Iterato
     table = table.take(pc.sort_indices(table))
     for start in range(0, len(table), _CHUNK):
         yield from table.slice(start, _CHUNK).to_pylist()
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:  # its bytes are no UTF-8
-        return False
-    return True
 
 
 def _text(names: list[str], path: str) -> pa.Array:

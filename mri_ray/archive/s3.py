@@ -80,10 +80,11 @@ class S3Store:
 
     def fetch(self, key: str) -> bytes:
         """As `read`, for many small objects. What fails is read once more the thorough way, with its retries."""
-        if (whole := self._key(key)) != whole.strip("/"):  # obstore would ask for the key without the slash
+        whole = self._key(key)
+        if whole != whole.strip("/"):  # obstore would ask for the key without the slash
             return self.read(key)
         try:
-            return bytes(obstore.get(self._client.quick, self._key(key)).bytes())
+            return bytes(obstore.get(self._client.quick, whole).bytes())
         except (obstore.exceptions.BaseError, ValueError, *_FAILURES):  # ValueError: a key that is no path to obstore
             return self.read(key)
 

@@ -74,8 +74,7 @@ class Watcher:
         tags = self._tags(lane)
         for stage, spent in timings_ms.items():
             self._emit(STAGES, spent / 1000, tags | {"stage": stage})
-        for decision in found.decision:
-            self._emit(DECISIONS, 1, tags | {"decision": decision.value})
+        self.decided(lane, found)
         for failure in upload.failures:
             self._emit(FAILED, 1, tags | {"reason": failure.reason.value})
         if lane.bundle.digest not in self._digests:  # it had begun before the bundles changed
@@ -85,6 +84,10 @@ class Watcher:
             for name, statistics in window.told()["of"].items():
                 for statistic, value in statistics.items():
                     self._emit(DRIFT, value, tags | {"of": name, "statistic": statistic})
+
+    def decided(self, lane: Lane, found: Predictions) -> None:
+        for decision in found.decision:
+            self._emit(DECISIONS, 1, self._tags(lane) | {"decision": decision.value})
 
     def shadowed(self, lane: Lane, shadow: Lane, found: Predictions, theirs: Predictions) -> None:
         for one, other in zip(found.decision, theirs.decision, strict=True):

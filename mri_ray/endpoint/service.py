@@ -27,6 +27,9 @@ class Watch(Protocol):
 
     def scored(self, lane: Lane, upload: reading.Upload, found: Predictions, timings_ms: dict[str, float]) -> None: ...
 
+    def decided(self, lane: Lane, found: Predictions) -> None:
+        """Of pictures that came prepared: of where they are from nothing is known."""
+
     def shadowed(self, lane: Lane, shadow: Lane, found: Predictions, theirs: Predictions) -> None: ...
 
     def changed(self, lanes: Lanes) -> None:
@@ -93,7 +96,7 @@ class Service:
         loop, began = asyncio.get_running_loop(), time.perf_counter()
         with self._decoding() as alone:
             upload, decoded, found = await loop.run_in_executor(self._decoders, self._begin, body, lane, alone)
-        with self.room(len(upload.pictures), heatmap=heatmap):
+        with self._room(len(upload.pictures), heatmap=heatmap):
             pictures = upload.stacked()
             if found is None:
                 found = await self.ask(lane, pictures)
@@ -120,6 +123,14 @@ class Service:
             document = write() if light else await loop.run_in_executor(self._decoders, write)
             return Scored(answer=document, upload=upload, found=found, lane=lane)
 
+    async def decide(self, lane: Lane, pictures: np.ndarray) -> Predictions:
+        """As `ask`, for a request that brings prepared pictures. Raises Problem where they do not fit."""
+        with self._room(len(pictures)):
+            found = await self.ask(lane, pictures)
+        for watch in self.watches:
+            watch.decided(lane, found)
+        return found
+
     async def ask(self, lane: Lane, pictures: np.ndarray) -> Predictions:
         """Prepared pictures, uint8 (N, 1, S, S), in parts, so that a study does not hold up single slices."""
         size = self.config.batch.size or lane.predictor.micro_batch
@@ -135,7 +146,7 @@ class Service:
         self._drawing.shutdown(wait=False, cancel_futures=True)
 
     @contextmanager
-    def room(self, slices: int, *, heatmap: bool = False) -> Iterator[None]:
+    def _room(self, slices: int, *, heatmap: bool = False) -> Iterator[None]:
         """Counts prepared slices while they are held. Raises Problem: 413 or 503."""
         limits = self.config.limits
         if heatmap and slices > limits.heat_maps:

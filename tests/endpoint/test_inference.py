@@ -4,6 +4,7 @@ import asyncio
 import base64
 import io
 import threading
+from collections import Counter
 from contextlib import closing
 
 import httpx
@@ -13,6 +14,7 @@ from PIL import Image
 from served import SIDE, served, small_bundle
 
 from mri_ray.endpoint import tensors
+from mri_ray.endpoint.metrics import DECISIONS
 from mri_ray.endpoint.settings import LimitsConfig
 from tests.endpoint import small
 
@@ -79,6 +81,24 @@ def test_prepared_pictures_get_the_predictors_numbers(here, client, binary):
     assert told == [str(decision.value) for decision in expected.decision]
     assert found.get_response()["id"] == "7"
     assert found.as_numpy("frame") is None  # nobody asked for it
+
+
+def test_decisions_on_prepared_pictures_are_counted_and_their_room_is_bounded():
+    told: Counter[str] = Counter()
+
+    def emit(metric, value, tags):
+        if metric is DECISIONS:
+            told[tags["decision"]] += value
+
+    pictures = np.random.default_rng(2).integers(0, 256, (5, 1, SIDE, SIDE), np.uint8)
+    with served(small_bundle(), emit, limits=LimitsConfig(slices=6, held_slices=6)) as here:
+        with closing(client_of(here)) as client:
+            client.infer("mri_ray", [pixels_of(pictures)])
+        here.app.state.service._held = 2  # as others hold
+        with closing(client_of(here)) as client, pytest.raises(InferenceServerException, match="as fit"):
+            client.infer("mri_ray", [pixels_of(pictures)])
+        expected = Counter(decision.value for decision in here.predictor.predict(pictures).decision)
+    assert told == expected
 
 
 def test_encoded_objects_get_what_predict_says(here, client):

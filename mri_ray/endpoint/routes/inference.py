@@ -137,8 +137,7 @@ async def infer(request: Request, caller: Asking, name: str, version: str | None
 
 async def _of_pixels(service: Service, lane: Lane, asked: tensors.Request) -> dict[str, Any]:
     assert asked.pixels is not None
-    with service.room(len(asked.pixels)):
-        found = await service.ask(lane, asked.pixels)
+    found = await service.decide(lane, asked.pixels)
     return _columns([found], np.arange(len(asked.pixels)), np.zeros(len(asked.pixels)))
 
 
