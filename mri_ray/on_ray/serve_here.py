@@ -143,4 +143,5 @@ def _ended_by_signal() -> Iterator[threading.Event]:
         yield ended
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            # An impatient second one must not break off an orderly end. (Ray takes SIGTERM back all the same.)
+            signal.signal(number, signal.SIG_IGN if ended.is_set() else handler)

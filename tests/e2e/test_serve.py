@@ -55,8 +55,11 @@ def endpoint(bundle: Path, *given: str) -> Iterator[tuple[subprocess.Popen, str]
                 assert process.stdout.readline() == f"endpoint: http://127.0.0.1:{port}\n"
             yield process, f"http://127.0.0.1:{port}"
         finally:
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(timeout=90) == 0
+            end = time.monotonic() + 90
+            while process.poll() is None and time.monotonic() < end:
+                process.send_signal(signal.SIGINT)  # more than one, as of an impatient person, changes nothing
+                time.sleep(0.1)
+            assert process.wait(timeout=1) == 0
 
 
 def test_one_machine_is_served_until_it_is_told_to_end(tmp_path):
