@@ -121,8 +121,8 @@ def answer(
             decision=found.decision[at],
             flags=sorted(picture.flags),
             lesion_share=None if found.lesion is None else float(found.lesion[at]) / size**2,
-            heatmap=None if heat is None else _png(overlaid(picture.pixels[0], heat[at])),
-            picture=_png(picture.pixels[0]) if shown else None,
+            heatmap=None if heat is None else _png(overlaid(picture.head, heat[at])),
+            picture=_png(picture.head) if shown else None,
         )
         for at, picture in enumerate(given.pictures)
     ]

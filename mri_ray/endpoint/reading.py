@@ -21,14 +21,15 @@ _WHERE = "upload"
 class Picture:
     """One slice ready for the model. number: its place in the request; frame and member: in the object, as batch says.
 
-    pixels: uint8 (1, S, S). header: as the file has it, for what must answer by its identifiers. level: as mean_level
-    of prepared rows.
+    pixels: uint8 (1, S, S). head: uint8 (S, S), what a person is to see of them. header: as the file has it, for what
+    must answer by its identifiers. level: as mean_level of prepared rows.
     """
 
     number: int
     frame: int
     member: str | None
     pixels: np.ndarray
+    head: np.ndarray
     flags: frozenset[Flag]
     digest: str
     header: Header
@@ -69,6 +70,7 @@ def upload(body: bytes, decode: DecodeConfig, settings: PrepareConfig, *, slices
             frame=item.frame,
             member=item.member,
             pixels=prepared.pixels,
+            head=prepared.head,
             flags=prepared.flags,
             digest=pixel_digest(item),
             header=item.header,

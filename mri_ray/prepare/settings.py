@@ -7,6 +7,7 @@ from mri_ray.archive.identity import digest_json
 from mri_ray.errors import ConfigError
 
 _METHOD = 1  # raised when the same settings begin to give other pixels
+_LATER = ("median", "asymmetry")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,6 +21,8 @@ class PrepareConfig:
     min_crop: smallest side of the crop as a fraction of the picture's longer side, 0 to 1; 1 turns cropping off.
     median: the grey, as a part of white, 0.1 to 0.9, that the head's median is brought to by a gamma: two scanners, or
     two sequences, then differ less. None: greys stay as they are.
+    asymmetry: what is shown is how the head differs from its own mirror image, found within this part of the side, 0.01
+    to 0.2 (`symmetry.asymmetry`); less depends on the archive then. None: the head itself.
     """
 
     size: int = 224
@@ -28,6 +31,7 @@ class PrepareConfig:
     margin: float = 0.03
     min_crop: float = 0.5
     median: float | None = None
+    asymmetry: float | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.size, bool) or not isinstance(self.size, int) or not 8 <= self.size <= 4096:
@@ -41,16 +45,20 @@ class PrepareConfig:
             if not _is_number(value) or not lowest <= value <= highest:
                 raise ConfigError(f"{name}: must be a number from {lowest:g} to {highest:g}, got {value!r}")
             object.__setattr__(self, name, float(value))
-        if self.median is not None:
-            if not _is_number(self.median) or not 0.1 <= self.median <= 0.9:
-                raise ConfigError(f"median: must be a number from 0.1 to 0.9, or null, got {self.median!r}")
-            object.__setattr__(self, "median", float(self.median))
+        for name, lowest, highest in (("median", 0.1, 0.9), ("asymmetry", 0.01, 0.2)):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if not _is_number(value) or not lowest <= value <= highest:
+                raise ConfigError(f"{name}: must be a number from {lowest:g} to {highest:g}, or null, got {value!r}")
+            object.__setattr__(self, name, float(value))
 
     def digest(self) -> str:
         """Names the preparation: equal digests give equal pixels."""
         settings = asdict(self)
-        if self.median is None:  # so that bundles from before there was a median keep their digest
-            del settings["median"]
+        for name in _LATER:  # so that bundles from before there were these keep their digest
+            if settings[name] is None:
+                del settings[name]
         return digest_json({"method": _METHOD, "settings": settings})
 
 
