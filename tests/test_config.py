@@ -94,7 +94,7 @@ def test_the_shipped_configs_are_complete():
     config.load(TrainRun, CONFIGS / "demo.yaml")
     config.load(TrainRun, CONFIGS / "train.yaml", GIVEN)
     config.load(TrainRun, CONFIGS / "kaggle.yaml", GIVEN)
-    assert config.load(TrainRun, CONFIGS / "elsewhere.yaml", GIVEN).prepare.asymmetry == 0.03
+    assert config.load(TrainRun, CONFIGS / "elsewhere.yaml", GIVEN).prepare.asymmetry == 0.05
     assert config.load(TrainRun, CONFIGS / "lgg.yaml", [*GIVEN, "masks=m"]).model.masks
     both = ["archive=[a, s3://b/c]", "labels=[a.csv, null]", "masks=[null, m]", "output=out"]
     found = config.load(TrainRun, CONFIGS / "both.yaml", both)
