@@ -338,8 +338,9 @@ def answers(bundle: Bundle) -> list[str]:
         else f"Probabilities from {bundle.refer[0]:g} to below {bundle.refer[1]:g} are referred to a reader undecided."
     )
     bent = "" if bundle.knots is None else f", after a rising map with {len(bundle.knots)} corners"
+    compared = ", of how a head differs from its own mirror image" if bundle.prepare.asymmetry is not None else ""
     return [
-        f"Network `{bundle.model.name}`, {parameters:,} parameters, on {size} x {size} grey pixels.",
+        f"Network `{bundle.model.name}`, {parameters:,} parameters, on {size} x {size} grey pixels{compared}.",
         f"logit = z({tumor}) - z({normal}); probability = sigmoid(logit / {bundle.temperature:g}){bent}.",
         f"Positive from {bundle.threshold:g} on. {band}",
     ]

@@ -87,6 +87,17 @@ def test_a_heat_map_lies_over_the_prepared_picture(make):
     assert (image.size, image.mode) == ((SIZE, SIZE), "RGB")
 
 
+def test_a_person_is_shown_the_head_where_the_model_sees_how_its_sides_differ(make, bundle):
+    plain = dataclasses.replace(bundle.prepare, median=0.4)
+    compares = dataclasses.replace(bundle, prepare=dataclasses.replace(plain, asymmetry=0.05))
+    answer = Client(make(lanes=[lane_of(compares)]))("POST", "/v1/predict?picture=png", content=png()).json()
+    (item,) = read(io.BytesIO(png()), "x")
+    shown = Image.open(io.BytesIO(base64.b64decode(answer["slices"][0]["picture"])))
+    assert np.array_equal(np.asarray(shown.convert("L")), prepare(item, plain).pixels[0])
+    expected = Predictor(compares).predict(prepare(item, compares.prepare).pixels[None])
+    assert answer["slices"][0]["probability"] == pytest.approx(float(expected.probability[0]), abs=1e-6)
+
+
 @pytest.mark.parametrize(
     ("body", "status", "reason"),
     [

@@ -128,6 +128,13 @@ def test_the_digest_names_what_decides_an_answer_and_nothing_else():
     assert replace(bundle, metrics={}, training={"seed": 8}, versions={"torch": "3"}).digest == bundle.digest
 
 
+def test_what_the_network_sees_comes_back_and_the_card_says_so(tmp_path):
+    bundle = a_bundle(prepare=replace(PREPARE, median=0.4, asymmetry=0.05))
+    save(bundle, location := Location.of(str(tmp_path)))
+    assert load(location).prepare == bundle.prepare
+    assert "32 x 32 grey pixels, of how a head differs from its own mirror image." in location.read(CARD).decode()
+
+
 def test_all_that_calibrates_and_decides_comes_back_and_answers_the_same(tmp_path):
     knots = ((-1, -3), (0, 0), (2, 1))
     bundle = a_bundle(

@@ -1,9 +1,14 @@
 """What of a head has no counterpart on its other side."""
 
+import csv
+import io
+
 import cv2
 import numpy as np
 import pytest
 
+from mri_ray.decode.read import read
+from mri_ray.metrics import auroc
 from mri_ray.prepare.settings import PrepareConfig
 from mri_ray.prepare.slices import prepare
 from mri_ray.prepare.symmetry import asymmetry
@@ -73,3 +78,14 @@ def test_the_model_sees_the_difference_and_a_person_the_head():
     np.testing.assert_array_equal(compared.pixels[0], asymmetry(plain.head, REACH))
     blank = prepare(Slice(pixels=np.full((SIDE, SIDE), 200, np.uint8), bits=8), PrepareConfig(asymmetry=REACH))
     assert not blank.pixels.any()
+
+
+def test_on_real_slices_it_tells_tumors_before_anything_is_learned(mri_data):
+    """A fifth of the LGG set, of all patients: how bright the picture is ranks slices (0.93 on all of them)."""
+    config = PrepareConfig(size=SIDE, median=0.4, asymmetry=0.05)
+    tumor, bright = [], []
+    for row in list(csv.DictReader((mri_data / "lgg.csv").read_text().splitlines()))[::5]:
+        (item,) = read(io.BytesIO((mri_data / "lgg" / row["path"]).read_bytes()), row["path"])
+        tumor.append(row["label"] == "tumor")
+        bright.append(prepare(item, config).pixels.mean())
+    assert auroc(np.array(tumor), np.array(bright)) > 0.9
