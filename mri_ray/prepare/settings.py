@@ -22,7 +22,7 @@ class PrepareConfig:
     median: the grey, as a part of white, 0.1 to 0.9, that the head's median is brought to by a gamma: two scanners, or
     two sequences, then differ less. None: greys stay as they are.
     asymmetry: what is shown is how the head differs from its own mirror image, found within this part of the side, 0.01
-    to 0.2 (`symmetry.asymmetry`); less depends on the archive then. None: the head itself.
+    to 0.1 (`symmetry.asymmetry`); less depends on the archive then. None: the head itself.
     """
 
     size: int = 224
@@ -45,7 +45,7 @@ class PrepareConfig:
             if not _is_number(value) or not lowest <= value <= highest:
                 raise ConfigError(f"{name}: must be a number from {lowest:g} to {highest:g}, got {value!r}")
             object.__setattr__(self, name, float(value))
-        for name, lowest, highest in (("median", 0.1, 0.9), ("asymmetry", 0.01, 0.2)):
+        for name, lowest, highest in (("median", 0.1, 0.9), ("asymmetry", 0.01, 0.1)):
             value = getattr(self, name)
             if value is None:
                 continue

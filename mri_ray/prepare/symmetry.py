@@ -7,6 +7,7 @@ side. Told apart from how pictures look otherwise, that holds for archives that 
 import cv2
 import numpy as np
 
+_FINEST = 256  # pixels a side: more takes long, and shows no more within any reach
 _SIDE = 48  # of the copy in which the midline is looked for
 _TURN, _SHIFT = 5.0, 1.0  # first steps, in degrees and in its cells: the head was centred before
 _STEPS = 3  # of them each way
@@ -28,6 +29,14 @@ def asymmetry(pixels: np.ndarray, reach: float) -> np.ndarray:
     midline has no other side, and shows little sense.
     """
     cv2.setNumThreads(1)  # the workers are the parallelism
+    side = len(pixels)
+    if side > _FINEST:
+        small = cv2.resize(pixels, (_FINEST, _FINEST), interpolation=cv2.INTER_AREA)
+        return cv2.resize(_compared(small, reach), (side, side), interpolation=cv2.INTER_LINEAR)
+    return _compared(pixels, reach)
+
+
+def _compared(pixels: np.ndarray, reach: float) -> np.ndarray:
     grey = pixels.astype(np.float32) / 255
     mirror = _mirror(pixels)
     smooth = cv2.GaussianBlur(grey, (0, 0), max(_BLUR * reach * len(pixels), 0.5))

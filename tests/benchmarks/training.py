@@ -4,7 +4,7 @@
 
 in the project's folder, on a machine with nothing else to do, of which it takes some ten minutes. The same network,
 batch and number of processes for all: (a) the job; (b) the same loop by hand, pictures prepared in memory, our
-augmentation, bf16 and channels-last where the job has them (`train_by_hand`); (c) a DataLoader over the files,
+augmentation, bf16, channels-last and allocator settings where the job has them (`train_by_hand`); (c) a DataLoader over the files,
 torchvision's transforms on each picture, fp32 (`train_by_loader`). What counts is the training of the epochs after the
 first; start-up and validation are left out.
 Prints a Markdown table; writes it, and every run as JSON, below `output`.
@@ -24,6 +24,7 @@ from typing import Any
 
 from mri_ray import config
 from mri_ray.errors import ConfigError
+from mri_ray.on_ray.cluster import WORKER_ENVIRONMENT
 from tests.benchmarks import archives, table
 
 TITLES = {"a": "jobs.train", "b": "by hand, from memory", "c": "DataLoader, torchvision, fp32"}
@@ -78,7 +79,8 @@ def _one(key: str, archive: Path, labels: Path, workers: int, epochs: int, work:
     if key != "a":
         module = {"b": "train_by_hand", "c": "train_by_loader"}[key]
         command = [sys.executable, "-m", f"tests.benchmarks.{module}", str(archive), str(workers), str(epochs)]
-        printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        known = os.environ | WORKER_ENVIRONMENT if key == "b" else None
+        printed = subprocess.run(command, check=True, capture_output=True, text=True, env=known).stdout
         return {"images_per_s": median(json.loads(printed.splitlines()[-1])[1:])}
     output, temp = work / "trained", work / "r"
     temp.mkdir()

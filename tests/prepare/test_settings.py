@@ -31,7 +31,7 @@ CHANGES = {
         *[("margin", value) for value in (-0.1, 1.1)],
         *[("min_crop", value) for value in (-0.1, 1.1)],
         *[("median", value) for value in (0.0, 1.0, True, "0.4")],
-        *[("asymmetry", value) for value in (0.0, 0.3, True, "0.04")],
+        *[("asymmetry", value) for value in (0.0, 0.11, True, "0.04")],
     ],
 )
 def test_a_mistake_names_the_field_the_rule_and_the_value(field, value):
