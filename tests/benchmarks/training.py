@@ -4,9 +4,9 @@
 
 in the project's folder, on a machine with nothing else to do, of which it takes some ten minutes. The same network,
 batch and number of processes for all: (a) the job; (b) the same loop by hand, pictures prepared in memory, our
-augmentation, bf16, channels-last and allocator settings where the job has them (`train_by_hand`); (c) a DataLoader over the files,
-torchvision's transforms on each picture, fp32 (`train_by_loader`). What counts is the training of the epochs after the
-first; start-up and validation are left out.
+augmentation, bf16, channels-last and allocator settings where the job has them (`train_by_hand`); (c) a DataLoader over
+the files, torchvision's transforms on each picture, fp32 (`train_by_loader`). What counts is the training of the epochs
+after the first; start-up and validation are left out.
 Prints a Markdown table; writes it, and every run as JSON, below `output`.
 """
 
