@@ -3,9 +3,7 @@
 import ctypes
 import json
 import os
-import random
 import shutil
-import socket
 import struct
 import subprocess
 import sys
@@ -22,6 +20,7 @@ import pytest
 
 from mri_ray.archive.storage import Location
 from mri_ray.errors import ArchiveError
+from tests.ports import free_ports
 
 hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine is no fault of a test
 hypothesis.settings.load_profile("untimed")
@@ -163,7 +162,7 @@ def mri_data() -> Path:
 
 
 def _start(weed: str, folder: Path) -> tuple[S3Server, subprocess.Popen]:
-    s3, master, volume, filer, admin = _free_ports(5)
+    s3, master, volume, filer, admin = free_ports(5)
     server = S3Server(
         endpoint=f"http://127.0.0.1:{s3}", bucket="tests", access_key="tests", secret_key=f"secret-{uuid.uuid4().hex}"
     )
@@ -192,25 +191,6 @@ def _others(folder: Path, server: S3Server) -> Path:
     path = folder / "others.json"
     path.write_text(json.dumps({"identities": [reader]}))
     return path
-
-
-def _free_ports(count: int) -> list[int]:
-    """Ports that are free together with the port 10,000 above, where the server answers gRPC."""
-    ports: list[int] = []
-    while len(ports) < count:
-        port = random.randint(20_000, 30_000)  # noqa: S311 - no secret
-        if port not in ports and _is_free(port) and _is_free(port + 10_000):
-            ports.append(port)
-    return ports
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
 
 
 def _wait(server: S3Server, process: subprocess.Popen, folder: Path) -> None:

@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from mri_ray.learn import bundle as bundles
 from mri_ray.learn.model import build
 from mri_ray.learn.settings import ModelConfig
 from mri_ray.prepare.settings import PrepareConfig
+from tests.ports import free_ports
 
 ROOT = Path(__file__).parents[2]
 AT_WORK = {"score": b"ray::_done", "train": b"RayTrainWorker"}  # in the names of processes that do a job's work
@@ -36,9 +36,7 @@ class Nodes:
     def __init__(self) -> None:
         from ray.cluster_utils import Cluster
 
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        (port,) = free_ports(1)
         self._cluster = Cluster(shutdown_at_exit=True)
         self._shared: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
         self._nodes: list[Any] = []

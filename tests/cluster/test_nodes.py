@@ -16,7 +16,7 @@ def test_work_follows_the_cluster(nodes, score, pictures, small_bundle, s3_prefi
     output = root / "out"
     line = [f"archive={root}/archive", f"bundle={root}/bundle", f"output={output}"]
 
-    run = score(*line, "shards.objects=10")
+    run = score(*line, "shards.objects=5")
     run.until(lambda: output.keys("results/"))
     nodes.add()
     run.until(lambda: nodes.workers(1))
@@ -27,4 +27,4 @@ def test_work_follows_the_cluster(nodes, score, pictures, small_bundle, s3_prefi
     assert "objects that did it" not in printed, "no object is to blame for a node that leaves"
     told = json.loads(output.read("run.json"))
     assert told["counts"] == {"objects": 1500, "scored": 1500, "quarantined": 0, "duplicate": 0, "skipped": 0}
-    assert told["this_run"]["shards"] == 150
+    assert told["this_run"]["shards"] == 300

@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -15,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from tests.ports import free_ports
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -105,16 +106,6 @@ def jobs_here() -> Iterator[Jobs]:
         jobs.close()
 
 
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for item in sockets:
-        item.bind(("127.0.0.1", 0))
-    ports = [item.getsockname()[1] for item in sockets]
-    for item in sockets:
-        item.close()
-    return ports
-
-
 @dataclass(frozen=True, kw_only=True)
 class Head:
     """Where its jobs API answers, and the address that drivers join it by."""
@@ -142,6 +133,8 @@ def head() -> Iterator[Head]:
     address = f"http://127.0.0.1:{dashboard}"
     try:
         wait_for(f"{address}/api/version", process, Path(folder) / "head.log")
+        # The agent, which starts jobs, comes after the dashboard; that gives it 10 s, then refuses what is submitted.
+        wait_for(f"http://127.0.0.1:{agent}/api/local_raylet_healthz", process, Path(folder) / "head.log")
         yield Head(jobs_api=address, address=f"127.0.0.1:{port}")
     finally:
         process.kill()
@@ -151,7 +144,7 @@ def head() -> Iterator[Head]:
 
 
 def wait_for(url: str, process: subprocess.Popen, log: Path) -> None:
-    end = time.monotonic() + 90
+    end = time.monotonic() + 180
     while True:
         with suppress(OSError), urllib.request.urlopen(url, timeout=5):  # noqa: S310 - a constant scheme
             return

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from served import served, small_bundle
 
 from mri_ray.endpoint.settings import ResultsConfig
 from tests.endpoint.test_dicomweb import KEY, encoded, instance
+from tests.ports import free_ports
 
 ORTHANC = shutil.which("Orthanc") or shutil.which("Orthanc", path="/usr/sbin")
 DICOMWEB = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
@@ -22,11 +22,6 @@ pytestmark = [
     pytest.mark.skipif(ORTHANC is None or not DICOMWEB.exists(), reason="needs orthanc and orthanc-dicomweb"),
 ]
 STUDY = "1.2.840.99999.7"
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
 
 
 @pytest.fixture
@@ -39,7 +34,7 @@ def endpoint(tmp_path, monkeypatch) -> Iterator[str]:
 @pytest.fixture
 def pacs(tmp_path, endpoint) -> Iterator[str]:
     """Orthanc's own HTTP address; it knows the endpoint as `mri_ray`."""
-    port = free_port()
+    (port,) = free_ports(1)
     told = {
         "StorageDirectory": str(tmp_path / "pacs"),
         "HttpPort": port,

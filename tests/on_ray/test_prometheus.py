@@ -74,7 +74,7 @@ def test_what_is_told_adds_up(archive, tmp_path):
             capture_output=True,
             text=True,
             check=False,
-            timeout=240,
+            timeout=600,
         )
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout.splitlines()[-1])

@@ -2,7 +2,6 @@
 
 import asyncio
 import io
-import socket
 import threading
 import time
 import zipfile
@@ -18,6 +17,7 @@ from mri_ray.learn import bundle as bundles
 from tests.benchmarks.hostile import seeds
 from tests.benchmarks.same import by_batch
 from tests.endpoint.small import bundle_of, lane_of, png
+from tests.ports import free_ports
 
 pytestmark = pytest.mark.slow
 _WAIT_S = 240
@@ -76,6 +76,11 @@ class Served:
     def ready(self) -> bool:
         return httpx.get(f"{self.url}/readyz", timeout=5).status_code == 200
 
+    def running(self) -> int:
+        from ray import serve
+
+        return serve.status().applications["mri_ray"].deployments["Endpoint"].replica_states.get("RUNNING", 0)
+
     def replicas(self) -> list[str]:
         import ray
 
@@ -88,8 +93,7 @@ def served(ray_cluster, tmp_path_factory) -> Iterator[Served]:
     from ray import serve
     from ray.serve.config import HTTPOptions
 
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    (port,) = free_ports(1)
     serve.start(http_options=HTTPOptions(host="127.0.0.1", port=port), proxy_location="HeadOnly")
     endpoint = Served(port, tmp_path_factory.mktemp("bundles"))
     endpoint.deploy(endpoint.uris[0])
@@ -224,7 +228,7 @@ def test_a_first_bundle_that_cannot_be_loaded_fails_the_deployment_and_says_what
     told = serve.status().applications["beside"].deployments["Endpoint"].message
     assert "bundle.json: must be there" in told
     assert "deploy again" in told
-    assert httpx.get(f"{served.url}/beside/readyz", timeout=30).status_code == 503  # Serve's own: no replica is there
+    served.wait(lambda: httpx.get(f"{served.url}/beside/readyz", timeout=30).status_code == 503)  # Serve's own answer
     assert served.post(png()).json()["bundle"] == served.digests[0]
     served.deploy(served.uris[0])
     served.wait(lambda: "beside" not in serve.status().applications)
@@ -234,7 +238,7 @@ def test_a_replica_that_dies_is_replaced(served):
     import ray
 
     served.deploy(served.uris[0], replicas=2)
-    served.wait(lambda: len(served.replicas()) == 2)
+    served.wait(lambda: served.running() == 2)
     before = set(served.replicas())
     time.sleep(3)  # both are routed to
     with Load(served) as load:
