@@ -33,6 +33,7 @@ from mri_ray.predict.snapshot import Snapshot
 from mri_ray.predict.studies import StudyRule
 from mri_ray.predict.worklist import as_csv, worklist
 from mri_ray.prepare.objects import Place, again
+from mri_ray.prepare.slices import seen
 from mri_ray.records import Flag
 from mri_ray.report import answers, subgroups
 from mri_ray.report.facts import Answers, Example, Facts
@@ -226,7 +227,7 @@ class LabelledJob(Job):
         return ~flagged(results["flags"], [Flag.BURNED_IN, Flag.SECONDARY])
 
     def pictures(self, bundle: Bundle, results: pa.Table, rows: Iterable[int]) -> dict[int, np.ndarray]:
-        """Rows of the results prepared again, by row: as many as lie in objects of _SHOWN_BYTES together.
+        """Heads of the results, prepared again, by row: as many as lie in objects of _SHOWN_BYTES together.
 
         Those named first come first. An object or pack is read once.
         """
@@ -259,7 +260,8 @@ class LabelledJob(Job):
         if not pictures:
             return {}
         task = ray.remote(heatmaps).options(**ONE_CPU)
-        found: np.ndarray = ray.get(task.remote(bundle, np.stack(list(pictures.values()))))
+        images = np.stack([seen(head, bundle.prepare) for (head,) in pictures.values()])[:, np.newaxis]
+        found: np.ndarray = ray.get(task.remote(bundle, images))
         return dict(zip(pictures, found, strict=True))
 
     def publish(self, page: str, bundle: Bundle, place: Location, facts: Facts) -> None:

@@ -145,9 +145,10 @@ def _row(
 def again(
     archive: Archive, key: str, wanted: Collection[Place], decode: DecodeConfig, settings: PrepareConfig
 ) -> dict[Place, np.ndarray]:
-    """Slices of one object or pack that were prepared before, uint8 (1, size, size); without those that cannot be read.
+    """Slices of one object or pack that were prepared before, as people are to see them; without unreadable ones.
 
-    wanted: (member, frame) of each.
+    wanted: (member, frame) of each. What is found are heads, uint8 (1, size, size): `slices.seen` gives what the model
+    sees of them.
     """
     members = {member for member, _ in wanted}
     only = next(iter(members)) if len(members) == 1 else None
@@ -157,7 +158,7 @@ def again(
             for item in read(source, archive.uri_of(key), decode, only=only):
                 place = (item.member, item.frame)
                 if isinstance(item, Slice) and place in wanted:
-                    found[place] = prepare(item, settings).pixels
+                    found[place] = prepare(item, settings).head[np.newaxis]
                     if len(found) == len(wanted):
                         break
     except OSError:

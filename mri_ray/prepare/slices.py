@@ -45,5 +45,9 @@ def prepare(item: Slice, config: PrepareConfig) -> Prepared:
     head = fit(pixels[crop[0] : crop[2], crop[1] : crop[3]], config.size)
     if config.median is not None and not blank:
         head = levelled(head, config.median)
-    shown = head if config.asymmetry is None else asymmetry(head, config.asymmetry)
-    return Prepared(pixels=shown[np.newaxis], head=head, flags=flags, crop=crop, whole=pixels)
+    return Prepared(pixels=seen(head, config)[np.newaxis], head=head, flags=flags, crop=crop, whole=pixels)
+
+
+def seen(head: np.ndarray, config: PrepareConfig) -> np.ndarray:
+    """What the model sees of a head, as `Prepared.head` has it: itself, or how its sides differ."""
+    return head if config.asymmetry is None else asymmetry(head, config.asymmetry)

@@ -1,4 +1,4 @@
-"""Which slices are worth a look, and their pictures as the model saw them."""
+"""Which slices are worth a look, and their pictures as they were prepared."""
 
 from collections.abc import Mapping
 

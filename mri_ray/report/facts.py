@@ -12,7 +12,7 @@ from mri_ray.search.trials import Trial
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Example:
-    """One slice as the model saw it. picture: uint8 (S, S). title: why it is shown, e.g. `missed tumor`.
+    """One slice as it was prepared. picture: uint8 (S, S). title: why it is shown, e.g. `missed tumor`.
 
     heat: float32 (S, S) from 0 to 1, where it sees the tumor (`predict.heatmap`); None where that is not shown.
     """

@@ -3,6 +3,7 @@
 import io
 import tarfile
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from mri_ray.decode.settings import DecodeConfig
 from mri_ray.errors import Reason
 from mri_ray.prepare import objects
 from mri_ray.prepare.settings import PrepareConfig
+from mri_ray.prepare.slices import seen
 from mri_ray.records import MANIFEST, THUMBNAIL_SIDE, Slice, State, prepared_schema
 
 PREPARE = PrepareConfig(size=32)
@@ -189,6 +191,10 @@ def test_a_slice_is_prepared_again_for_the_report(root):
         assert set(found) == set(wanted)
         for (member, _), picture in found.items():
             assert np.array_equal(picture, rows[f"{key}!/{member}" if member else key].pixels)
+    compares = replace(PREPARE, asymmetry=0.05)
+    (head,) = objects.again(root, "a.png", [(None, 0)], DecodeConfig(), compares)[None, 0]
+    assert np.array_equal(head, rows["a.png"].pixels[0]), "people see the head"
+    assert not np.array_equal(seen(head, compares), head)
     assert objects.again(root, "gone.png", [(None, 0)], DecodeConfig(), PREPARE) == {}
 
 
