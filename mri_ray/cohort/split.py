@@ -149,6 +149,17 @@ def refuse(config: SplitConfig, sides: np.ndarray, groups: np.ndarray) -> None:
         )
 
 
+def refuse_one_class(config: SplitConfig, sides: np.ndarray, label: np.ndarray) -> None:
+    """Raise SplitError when training holds one class only. label: int8 (N,), 1 for tumor."""
+    held = label[sides == TRAIN]
+    if len(np.unique(held)) == 1:
+        raise SplitError(
+            f"split: the train side must hold both classes, but all of its {len(held)} rows are "
+            f"{'tumor' if held[0] else 'normal'} (split.by={config.by}, split.validation={config.validation}, "
+            f"split.test={config.test}); add data, change these fractions, or choose another seed"
+        )
+
+
 def _empty_side(config: SplitConfig, side: int, rows: int, groups: int) -> str:
     what = f"split: the {SIDES[side]} side must not be empty, but none of {rows} rows"
     if config.by == "folder" and side == TRAIN:

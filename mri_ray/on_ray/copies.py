@@ -38,7 +38,8 @@ def links(rows: pa.Table, files: Sequence[tuple[Location, str]], place: Location
     place: where it is kept. Blank pictures are copies of nothing.
     """
     rows = _pictures(rows)
-    name = f"{digest('copies', str(copies.METHOD), *rows['pixel_digest'].to_pylist())}.parquet"
+    # Copies within a patient are not looked for, so what is found depends on who is known.
+    name = f"{digest('copies', str(copies.METHOD), _owner(rows).tobytes(), *rows['pixel_digest'].to_pylist())}.parquet"
     if place.exists(name):
         return place.read_table(name)
     log.info("looking for near copies among %s pictures", f"{rows.num_rows:,}")
@@ -57,6 +58,11 @@ def _pictures(rows: pa.Table) -> pa.Table:
     return rows.take(first)
 
 
+def _owner(rows: pa.Table) -> np.ndarray:
+    """Whose each row is, int64 (N,), -1 where nobody knows."""
+    return columns.codes(pc.coalesce(rows["patient_key"], rows["study_key"]))
+
+
 def _found(rows: pa.Table, files: Sequence[tuple[Location, str]]) -> Candidates:
     count = rows.num_rows
     if count < 2:
@@ -66,7 +72,7 @@ def _found(rows: pa.Table, files: Sequence[tuple[Location, str]]) -> Candidates:
     reads = [_read.remote(files, part[block], place[block]) for block in blocks]
     pictures, vectors = zip(*reads, strict=True)
     held = ray.put(copies.index(np.concatenate(ray.get(list(vectors)))))
-    owner = ray.put(columns.codes(pc.coalesce(rows["patient_key"], rows["study_key"])))
+    owner = ray.put(_owner(rows))
     looked = [_near.remote(held, block, number * _BLOCK, owner) for number, block in enumerate(pictures)]
     found = copies.best([ray.get(ref) for ref in looked])
     return copies.links(found, count, partial(_judge, pictures))

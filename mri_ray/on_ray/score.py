@@ -61,6 +61,7 @@ class _Scoring(LabelledJob):
             settings.decode,
             settings.precision,
             self.identifiers,
+            settings.engine,
         )
         self.record.note(generation=self.results.name)
 

@@ -21,7 +21,8 @@ _EMULATED_SLICES = 32  # where a processor computes bf16 by other means, ten tim
 def prove(bundle: Bundle, images: np.ndarray) -> dict[str, dict[str, Any]]:
     """`ways.Proof` by way, for this machine's devices. images: uint8 (N, 1, S, S) of validation, at most SLICES used.
 
-    The CPU's bf16 is tried wherever bundles are made, since processors that have it may score with them.
+    The CPU's bf16 is tried wherever bundles are made, since processors that have it may score with them. OpenVINO's is
+    not: on a processor without it, it computes in fp32 whatever it is told.
     """
     images = images[:SLICES]
     if not len(images):
@@ -34,7 +35,7 @@ def prove(bundle: Bundle, images: np.ndarray) -> dict[str, dict[str, Any]]:
         for tried_way in sorted(tried, key=str)
         if tried_way[1] is not Precision.FP32
     }
-    if is_there():
+    if is_there() and choose_precision("auto", cpu) is Precision.BF16:
         proofs[way(cpu, OPENVINO)] = _proven(bundle, images, plain, cpu, Precision.BF16, engine=OPENVINO)
     if bundle.model.name == "cnn":
         proofs[way(cpu, NCNN)] = _proven(bundle, images, plain, cpu, Precision.FP32, engine=NCNN)

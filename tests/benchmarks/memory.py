@@ -113,7 +113,7 @@ def _below(driver: int) -> Iterator[tuple[str, int]]:
             title = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0].decode(errors="replace")
             name = title.rpartition("/")[2]
             if title.startswith("ray::"):
-                yield ("a worker" if "MapWorker" in title else "another process of Ray's pool"), pid
+                yield ("a worker" if title.startswith("ray::_done") else "another process of Ray's pool"), pid
             else:
                 yield (name if name in ("raylet", "gcs_server") else "another process"), pid
 

@@ -7,6 +7,7 @@ import torch
 
 from mri_ray.archive.storage import Location
 from mri_ray.learn.bundle import load, module
+from mri_ray.learn.device import autocast, choose_precision
 
 Answer = Callable[[torch.Tensor], np.ndarray]
 
@@ -23,11 +24,13 @@ def eager(bundle: str) -> Answer:
 
 
 def ours(bundle: str) -> Answer:
-    """The same at the precision and memory layout of the job."""
+    """The same at the precision and memory layout of the job on this machine."""
+    cpu = torch.device("cpu")
+    precision = choose_precision("auto", cpu)
     net = module(load(Location.of(bundle))).to(memory_format=torch.channels_last)
 
     def answer(images: torch.Tensor) -> np.ndarray:
-        with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.inference_mode(), autocast(precision, cpu):
             logits = net(images.contiguous(memory_format=torch.channels_last))
         return torch.softmax(logits.float(), dim=1)[:, 1].numpy()
 

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from mri_ray.archive.identity import object_id, row_id
 from mri_ray.cohort.groups import group
-from mri_ray.cohort.split import SIDES, TEST, TRAIN, VALIDATION, SplitConfig, assign, leakage, refuse
+from mri_ray.cohort.split import SIDES, TEST, TRAIN, VALIDATION, SplitConfig, assign, leakage, refuse, refuse_one_class
 from mri_ray.errors import ConfigError, SplitError
 
 rows = st.lists(
@@ -154,6 +154,13 @@ def test_groups_that_cross_are_refused():
     sides, groups = np.array([TRAIN, VALIDATION, TEST], np.int8), np.array([0, 1, 0])
     with pytest.raises(SplitError, match=r"split.by=group: each group must stand on one side, but 1 cross"):
         refuse(SplitConfig(), sides, groups)
+
+
+def test_a_training_side_of_one_class_is_refused_with_a_way_out():
+    sides = np.array([TRAIN, TRAIN, VALIDATION, TEST], np.int8)
+    refuse_one_class(SplitConfig(), sides, np.array([0, 1, 1, 1], np.int8))
+    with pytest.raises(SplitError, match=r"must hold both classes, but all of its 2 rows are tumor.* another seed"):
+        refuse_one_class(SplitConfig(), sides, np.array([1, 1, 0, 0], np.int8))
 
 
 @pytest.mark.parametrize(

@@ -249,6 +249,7 @@ def test_what_decides_an_answer_names_the_generation(ray_cluster, pictures, tmp_
         name(tiny(tmp_path / "prepare", size=40)),
         name(decode={"min_side": 20}),
         name(precision="bf16"),
+        name(engine="torch"),
         name(identifiers="drop"),
         name(identifiers="keep"),
     ]

@@ -336,6 +336,12 @@ class TestVino:
         assert np.abs(found - exact).max() < 0.5
         assert np.corrcoef(found, exact)[0, 1] > 0.95
 
+    def test_it_proves_nothing_where_it_would_compute_in_fp32(self, monkeypatch):
+        for there in (True, False):
+            monkeypatch.setattr("mri_ray.learn.device._cpu_has_bf16", lambda there=there: there)
+            assert ("cpu-openvino" in prove(a_bundle(), pictures(8))) == there
+
+    @pytest.mark.skipif(choose_precision("auto", CPU) is not Precision.BF16, reason="no bf16 here")
     def test_what_is_doubtful_is_computed_again(self):
         bundle, images = a_bundle(), pictures(120)
         proofs = prove(bundle, images)
