@@ -11,7 +11,6 @@ from typing import Any
 
 import pyarrow as pa
 import ray
-from ray.exceptions import ObjectLostError
 
 from mri_ray.archive.manifest import Shard
 from mri_ray.errors import RunError
@@ -79,7 +78,7 @@ def rescue(lost: Sequence[Shard], recipe: ray.ObjectRef, *, cost: Cost) -> Itera
             continue
         try:
             yield ray.get(gather.remote(recipe, piece.shard, *(pieces[place][1] for place in sorted(pieces))))
-        except (*DEATHS, ObjectLostError):  # a node has left with rows that were done
+        except DEATHS:  # a node has left with rows that were done
             pieces.clear()
             start(_Piece(shard=piece.shard, start=0, stop=piece.shard.objects))
 

@@ -93,7 +93,7 @@ def generation(
     engine: str = "auto",
 ) -> Location:
     """Where the tables of all shards of an archive scored by one bundle in one way lie."""
-    ways = (digest_json(decode), precision, *identifiers.names)
+    ways: tuple[str, ...] = (digest_json(decode), precision, *identifiers.names)
     if engine != "auto":
         ways += (engine,)
     return results / digest("generation 3", archive.uri, bundle_digest, *ways)

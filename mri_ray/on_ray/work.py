@@ -10,7 +10,14 @@ from typing import Any, Protocol
 from uuid import uuid4
 
 import pyarrow as pa
-from ray.exceptions import LocalRayletDiedError, NodeDiedError, OutOfMemoryError, RayError, WorkerCrashedError
+from ray.exceptions import (
+    LocalRayletDiedError,
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayError,
+    WorkerCrashedError,
+)
 
 from mri_ray.archive.manifest import Shard
 from mri_ray.errors import MriRayError
@@ -19,7 +26,8 @@ from mri_ray.errors import MriRayError
 Facts = dict[str, Any]
 Cost = dict[str, Any]  # what a task asks Ray for
 ONE_CPU: Cost = {"num_cpus": 1}
-DEATHS = (WorkerCrashedError, OutOfMemoryError, NodeDiedError, LocalRayletDiedError)
+# Of a worker, or of a node with what its workers had made.
+DEATHS = (WorkerCrashedError, OutOfMemoryError, NodeDiedError, LocalRayletDiedError, ObjectLostError)
 
 
 class Work(Protocol):

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow.parquet as pq
+import pytest
+from ray.exceptions import ObjectLostError
 
 from mri_ray.archive import outputs
 from mri_ray.archive.manifest import Manifest
@@ -27,6 +29,18 @@ class DeadOnce(ingest.FromArchive):
         if not mark.exists():
             mark.touch()
             os._exit(9)
+        return super()._rows(objects, crashed=crashed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LostOnce(DeadOnce):
+    """Says of each shard once what Ray says when a node has left with rows that were decoded there."""
+
+    def _rows(self, objects, *, crashed=False):
+        mark = Path(self.marks) / objects["object_id"][0].as_py()
+        if not mark.exists():
+            mark.touch()
+            raise ObjectLostError("00" * 28, None, "")
         return super()._rows(objects, crashed=crashed)
 
 
@@ -56,12 +70,13 @@ def test_a_worker_that_does_not_decode_gives_the_same_table(ray_cluster, archive
     assert other.equals(table)
 
 
-def test_what_died_of_something_else_is_done_again(ray_cluster, archive, trained, tmp_path):
+@pytest.mark.parametrize("kind", [DeadOnce, LostOnce])
+def test_what_died_of_something_else_is_done_again(ray_cluster, archive, trained, tmp_path, kind):
     _, table = scored(archive, trained, tmp_path / "one", ShardSettings(workers=2))
     for name, settings in {"two": ShardSettings(), "three": ShardSettings(decode_apart=True)}.items():
         marks = tmp_path / f"marks-{name}"
         marks.mkdir()
-        done, again = scored(archive, trained, tmp_path / name, settings, DeadOnce, marks=str(marks))
+        done, again = scored(archive, trained, tmp_path / name, settings, kind, marks=str(marks))
         assert len(list(marks.iterdir())) >= 3  # shards
         assert done["objects"] == 120
         assert done["quarantined"] == 0
