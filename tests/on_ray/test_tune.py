@@ -98,10 +98,10 @@ def test_a_search_by_asha_and_optuna_ends_in_a_bundle_and_says_why(given):
 
 def test_a_population_changes_in_flight_and_the_report_shows_it(given):
     tune_it = {"trials": 3, "scheduler": "pbt", "perturb_epochs": 1, "algorithm": "random"}
-    searched(given, tune=tune_it, train=given["train"] | {"epochs": 12})
+    searched(given, tune=tune_it, train=given["train"] | {"epochs": 4})
     rows = table(given)
     assert [row["state"] for row in rows] == ["done"] * 3
-    assert all(row["epochs"] == 12 for row in rows)
+    assert all(row["epochs"] == 4 for row in rows)
     assert sum(row["changes"] for row in rows) > 0
     page = (Path(given["output"]) / "report.html").read_text()
     assert "Changes in flight" in page
@@ -146,10 +146,10 @@ def test_a_trial_whose_worker_is_killed_goes_on_and_one_without_enough_memory_fa
             given,
             search={"model.width": {"choice": [4, 256]}},
             tune=how | {"default_first": False},
-            train=given["train"] | {"epochs": 15, "batch_size": 64},
+            train=given["train"] | {"epochs": 5, "batch_size": 64},
         )
     killed, short = table(given)
-    assert (killed["state"], killed["resumed"], killed["epochs"]) == ("done", 1, 15)
+    assert (killed["state"], killed["resumed"], killed["epochs"]) == ("done", 1, 5)
     assert (short["state"], short["resumed"], short["epochs"]) == ("failed", 1, 0)
     assert "memory: must do for" in short["reason"]
     assert "lower train.batch_size or model.width" in short["reason"]
