@@ -179,12 +179,10 @@ def under_way(given: dict[str, Any]) -> list[dict[str, Any]]:
 
 def training_workers() -> set[int]:
     """Processes of this test's Ray in which trainings run."""
-    found = set()
-    for one in psutil.Process().children(recursive=True):
-        with suppress(psutil.NoSuchProcess):  # it ended since it was listed
-            if "RayTrainWorker" in " ".join(one.cmdline()):
-                found.add(one.pid)
-    return found
+    with suppress(psutil.NoSuchProcess):
+        every = psutil.Process().children(recursive=True)
+        return {one.pid for one in every if "RayTrainWorker" in " ".join(one.cmdline())}
+    return set()
 
 
 def test_folds_a_preparation_of_its_own_and_a_refit(given, masks):
