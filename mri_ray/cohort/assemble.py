@@ -14,17 +14,7 @@ from mri_ray.cohort.groups import contradicting, group
 from mri_ray.cohort.labels import Matched
 from mri_ray.cohort.lesions import Lesions
 from mri_ray.cohort.sources import sources
-from mri_ray.cohort.split import (
-    SIDES,
-    TRAIN,
-    Leakage,
-    SplitConfig,
-    assign,
-    group_positions,
-    leakage,
-    refuse,
-    refuse_one_class,
-)
+from mri_ray.cohort.split import SIDES, TRAIN, Leakage, SplitConfig, assign, group_positions, leakage, refuse
 from mri_ray.records import Flag
 
 # What `assemble` reads of prepared rows, and what labels are matched by.
@@ -145,7 +135,7 @@ def assemble(
     patient are those that either the labels or the headers say so of; key_of: what stands in headers' columns for a
     patient that labels tell. near: see `groups.group`. split: None leaves all on one side. quote: whether a message may
     name a folder.
-    Raises SplitError (see `split.refuse`, `split.refuse_one_class`).
+    Raises SplitError (see `split.refuse`).
     """
     chosen = np.flatnonzero(matched.label >= 0)
     rows, paths = rows.take(chosen), paths.take(chosen)
@@ -179,8 +169,7 @@ def assemble(
             groups=groups,
             quote=quote,
         )
-        refuse(split, side, groups)
-        refuse_one_class(split, side, matched.label[chosen])
+        refuse(split, side, groups, matched.label[chosen])
     found = leakage(side, groups)
     return Cohort(
         index=rows,

@@ -16,6 +16,7 @@ from mri_ray.errors import ConfigError, SplitError
 
 SIDES = ("train", "validation", "test")
 TRAIN, VALIDATION, TEST = range(3)
+_WAY_OUT = "add data, change these fractions, or choose another seed"
 
 
 def _default_folders() -> dict[str, list[str]]:
@@ -136,27 +137,25 @@ def leakage(sides: np.ndarray, groups: np.ndarray) -> Leakage:
     )
 
 
-def refuse(config: SplitConfig, sides: np.ndarray, groups: np.ndarray) -> None:
-    """Raise SplitError when training or validation is empty, or when a split by group crosses."""
+def refuse(config: SplitConfig, sides: np.ndarray, groups: np.ndarray, label: np.ndarray) -> None:
+    """Raise SplitError when training or validation is empty, training of one class, or a split by group crosses.
+
+    All arguments are (N,); label: 1 for tumor, 0 for normal.
+    """
     found = leakage(sides, groups)
     for side in (TRAIN, VALIDATION):
         if not np.any(sides == side):
             raise SplitError(_empty_side(config, side, len(sides), found.groups))
+    held = label[sides == TRAIN]
+    if np.all(held == held[0]):
+        raise SplitError(
+            f"split: the train side must hold both classes, but all of its {len(held)} rows are "
+            f"{'tumor' if held[0] else 'normal'} ({_shares(config, found.groups)}); {_WAY_OUT}"
+        )
     if config.by == "group" and found.crossing:
         raise SplitError(
             f"split.by=group: each group must stand on one side, but {found.crossing} cross; split with `assign` over "
             "these very groups, or accept the leak with split.by=image"
-        )
-
-
-def refuse_one_class(config: SplitConfig, sides: np.ndarray, label: np.ndarray) -> None:
-    """Raise SplitError when training holds one class only. label: int8 (N,), 1 for tumor."""
-    held = label[sides == TRAIN]
-    if len(np.unique(held)) == 1:
-        raise SplitError(
-            f"split: the train side must hold both classes, but all of its {len(held)} rows are "
-            f"{'tumor' if held[0] else 'normal'} (split.by={config.by}, split.validation={config.validation}, "
-            f"split.test={config.test}); add data, change these fractions, or choose another seed"
         )
 
 
@@ -166,10 +165,11 @@ def _empty_side(config: SplitConfig, side: int, rows: int, groups: int) -> str:
         return (
             f"{what} lies in a training folder ({', '.join(config.folders['train'])}); name it in split.folders.train"
         )
-    return (
-        f"{what} ({groups} groups, split.by={config.by}, split.validation={config.validation}, "
-        f"split.test={config.test}) falls there; add data, change these fractions, or choose another seed"
-    )
+    return f"{what} ({_shares(config, groups)}) falls there; {_WAY_OUT}"
+
+
+def _shares(config: SplitConfig, groups: int) -> str:
+    return f"{groups} groups, split.by={config.by}, split.validation={config.validation}, split.test={config.test}"
 
 
 def _group_names(row_ids: Sequence[str], patients: Sequence[str | None], groups: np.ndarray) -> list[str]:

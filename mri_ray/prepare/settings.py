@@ -7,7 +7,14 @@ from mri_ray.archive.identity import digest_json
 from mri_ray.errors import ConfigError
 
 _METHOD = 1  # raised when the same settings begin to give other pixels
-_LATER = ("median", "asymmetry")
+_BOUNDS = {
+    "window_floor": (0.0, 1000.0),
+    "margin": (0.0, 1.0),
+    "min_crop": (0.0, 1.0),
+    "median": (0.1, 0.9),
+    "asymmetry": (0.01, 0.1),
+}
+_LATER = ("median", "asymmetry")  # not of the first bundles; null where they are off
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,17 +47,13 @@ class PrepareConfig:
         # A bundle's JSON holds a list, and whole numbers where they were written so; the digest must not see that.
         low, high = self.window_percentiles
         object.__setattr__(self, "window_percentiles", (float(low), float(high)))
-        for name, lowest, highest in (("window_floor", 0.0, 1000.0), ("margin", 0.0, 1.0), ("min_crop", 0.0, 1.0)):
+        for name, (lowest, highest) in _BOUNDS.items():
             value = getattr(self, name)
-            if not _is_number(value) or not lowest <= value <= highest:
-                raise ConfigError(f"{name}: must be a number from {lowest:g} to {highest:g}, got {value!r}")
-            object.__setattr__(self, name, float(value))
-        for name, lowest, highest in (("median", 0.1, 0.9), ("asymmetry", 0.01, 0.1)):
-            value = getattr(self, name)
-            if value is None:
+            if value is None and name in _LATER:
                 continue
             if not _is_number(value) or not lowest <= value <= highest:
-                raise ConfigError(f"{name}: must be a number from {lowest:g} to {highest:g}, or null, got {value!r}")
+                or_null = ", or null" if name in _LATER else ""
+                raise ConfigError(f"{name}: must be a number from {lowest:g} to {highest:g}{or_null}, got {value!r}")
             object.__setattr__(self, name, float(value))
 
     def digest(self) -> str:

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from mri_ray.archive.identity import object_id, row_id
 from mri_ray.cohort.groups import group
-from mri_ray.cohort.split import SIDES, TEST, TRAIN, VALIDATION, SplitConfig, assign, leakage, refuse, refuse_one_class
+from mri_ray.cohort.split import SIDES, TEST, TRAIN, VALIDATION, SplitConfig, assign, leakage, refuse
 from mri_ray.errors import ConfigError, SplitError
 
 rows = st.lists(
@@ -101,7 +101,7 @@ def test_images_split_apart_though_their_pixels_are_equal():
     found = leakage(sides, groups)
     assert (found.groups, found.crossing) == (1, 1)
     assert found.test_rows == found.test_rows_with_copy_in_train == np.sum(sides == TEST)
-    refuse(SplitConfig(by="image"), sides, groups)  # a leak that was asked for
+    refuse(SplitConfig(by="image"), sides, groups, np.arange(300) % 2)  # a leak that was asked for
 
 
 def test_folders_give_the_sides_and_validation_is_carved_from_training_by_group():
@@ -151,16 +151,16 @@ def test_leakage_of_nothing_is_nothing():
 
 
 def test_groups_that_cross_are_refused():
-    sides, groups = np.array([TRAIN, VALIDATION, TEST], np.int8), np.array([0, 1, 0])
+    sides, groups = np.array([TRAIN, TRAIN, VALIDATION, TEST], np.int8), np.array([0, 2, 1, 0])
     with pytest.raises(SplitError, match=r"split.by=group: each group must stand on one side, but 1 cross"):
-        refuse(SplitConfig(), sides, groups)
+        refuse(SplitConfig(), sides, groups, np.array([0, 1, 1, 0]))
 
 
 def test_a_training_side_of_one_class_is_refused_with_a_way_out():
     sides = np.array([TRAIN, TRAIN, VALIDATION, TEST], np.int8)
-    refuse_one_class(SplitConfig(), sides, np.array([0, 1, 1, 1], np.int8))
+    refuse(SplitConfig(), sides, np.arange(4), np.array([0, 1, 1, 1], np.int8))
     with pytest.raises(SplitError, match=r"must hold both classes, but all of its 2 rows are tumor.* another seed"):
-        refuse_one_class(SplitConfig(), sides, np.array([1, 1, 0, 0], np.int8))
+        refuse(SplitConfig(), sides, np.arange(4), np.array([1, 1, 0, 0], np.int8))
 
 
 @pytest.mark.parametrize(
@@ -168,13 +168,13 @@ def test_a_training_side_of_one_class_is_refused_with_a_way_out():
 )
 def test_empty_sides_are_refused_with_a_way_out(sides, empty):
     with pytest.raises(SplitError, match=rf"the {empty} side must not be empty.* choose another seed"):
-        refuse(SplitConfig(), np.array(sides, np.int8), np.arange(len(sides)))
+        refuse(SplitConfig(), np.array(sides, np.int8), np.arange(len(sides)), np.arange(len(sides)) % 2)
 
 
 def test_a_split_by_folder_without_training_folder_names_the_field():
     sides = in_folders(["test", "test"])
     with pytest.raises(SplitError, match=r"training folder \(train, training\); name it in split.folders.train"):
-        refuse(SplitConfig(by="folder"), sides, np.arange(2))
+        refuse(SplitConfig(by="folder"), sides, np.arange(2), np.arange(2))
 
 
 @pytest.mark.parametrize(

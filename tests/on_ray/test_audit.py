@@ -5,12 +5,13 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from mri_ray import config, phantom
 from mri_ray.archive.storage import Location
-from mri_ray.on_ray import audit, train
+from mri_ray.on_ray import audit, copies, train
 from mri_ray.on_ray.settings import AuditRun, TrainRun
 from mri_ray.report.audit import text
 
@@ -97,6 +98,17 @@ def test_copies_are_looked_for_once(ray_cluster, values, planted, tmp_path, capl
     assert not [line for line in caplog.messages if "looking for near copies" in line]
     (held,) = (cache / "copies").glob("*.parquet")
     assert pq.read_table(held).num_rows == 8
+
+
+def test_copies_are_looked_for_anew_when_others_are_known(tmp_path):
+    """Those within a patient are not looked for: what one found who knew patients is too few for one who does not."""
+    for number, patient in enumerate((None, "one", None), 1):
+        told = {"pixel_digest": ["a"], "flags": [[]], "patient_key": [patient], "study_key": [None]}
+        types = {"flags": pa.list_(pa.string()), "part": pa.int64(), "place": pa.int64()}
+        columns = told | {"part": [0], "place": [0]}
+        rows = pa.table({name: pa.array(held, types.get(name, pa.string())) for name, held in columns.items()})
+        copies.links(rows, [], Location.of(str(tmp_path)))
+        assert len(list(tmp_path.glob("*.parquet"))) == min(number, 2)
 
 
 def test_a_training_keeps_copies_together_and_tells_its_audit(ray_cluster, values, planted, tmp_path):
