@@ -61,14 +61,14 @@ class LocalStore:
             return [key for key, _, _ in self._walk(folder, (_inode(path),)) if key.startswith(prefix)]
 
     def read(self, key: str) -> bytes:
-        with _SteadyFile(self._path(key)) as file:
+        return self.fetch(key)
+
+    def fetch(self, key: str, etag: str | None = None) -> bytes:
+        with _SteadyFile(self._path(key), etag) as file:
             return file.readall()
 
-    def fetch(self, key: str) -> bytes:
-        return self.read(key)
-
-    def open(self, key: str) -> io.BufferedReader:
-        return ranges.buffered(_SteadyFile(self._path(key)))
+    def open(self, key: str, etag: str | None = None) -> io.BufferedReader:
+        return ranges.buffered(_SteadyFile(self._path(key), etag))
 
     def write(self, key: str, data: bytes, *, if_absent: bool) -> bool:
         return self._write(key, io.BytesIO(data), if_absent=if_absent)
@@ -177,11 +177,17 @@ class LocalStore:
 
 
 class _SteadyFile(io.FileIO):
-    """A file that must not be written to while it is read; one put in its place leaves it as it is."""
+    """A file that must not be written to while it is read; one put in its place leaves it as it is.
 
-    def __init__(self, path: str) -> None:
+    etag: what it was listed with; another file in its place is refused.
+    """
+
+    def __init__(self, path: str, etag: str | None = None) -> None:
         super().__init__(path)
         self._state = self._current()
+        if etag is not None and etag != self._state:
+            self.close()
+            raise ranges.replaced(f"file://{path}")
 
     def readinto(self, buffer: memoryview) -> int | None:  # type: ignore[override]
         count = super().readinto(buffer)
@@ -197,9 +203,8 @@ class _SteadyFile(io.FileIO):
         if self._current() != self._state:
             raise ranges.changed(f"file://{self.name}")
 
-    def _current(self) -> tuple[int, int]:
-        found = os.fstat(self.fileno())
-        return found.st_size, found.st_mtime_ns
+    def _current(self) -> str:
+        return _etag(os.fstat(self.fileno()))
 
 
 @contextmanager
@@ -265,7 +270,11 @@ def _entry(key: str, path: str, denied: Denied | None) -> listing.Entry | None:
         found = os.lstat(path)  # a link that leads nowhere is listed, so that its reading tells
     if not stat.S_ISREG(found.st_mode) and not stat.S_ISLNK(found.st_mode):
         return None  # a socket, pipe or device holds no object
-    return key, found.st_size, f"{found.st_mtime_ns:x}-{found.st_size:x}"
+    return key, found.st_size, _etag(found)
+
+
+def _etag(found: os.stat_result) -> str:
+    return f"{found.st_mtime_ns:x}-{found.st_size:x}"
 
 
 def _may(path: str, mode: int) -> bool:

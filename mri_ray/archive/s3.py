@@ -66,9 +66,10 @@ class S3Store:
         """One GET, so whole even while the object is being replaced."""
         return self._get(key)[0]
 
-    def open(self, key: str) -> io.BufferedReader:
+    def open(self, key: str, etag: str | None = None) -> io.BufferedReader:
         """One GET a block. Each answer names the version it is of, so that a replaced object is noticed."""
         first, size, version = self._block(key, 0, ranges.BLOCK_BYTES)
+        self._check_listed(key, etag, version)
 
         def fetch(offset: int, length: int) -> bytes:
             data, *found = self._block(key, offset, length)
@@ -78,15 +79,22 @@ class S3Store:
 
         return ranges.buffered(ranges.RangedReader(size, first, fetch))
 
-    def fetch(self, key: str) -> bytes:
-        """As `read`, for many small objects. What fails is read once more the thorough way, with its retries."""
+    def fetch(self, key: str, etag: str | None = None) -> bytes:
+        """As `read`, for many small objects. What fails is read once more the thorough way, with its retries.
+
+        Raises OSError with ESTALE when it is not the object that was listed with this etag.
+        """
         whole = self._key(key)
-        if whole != whole.strip("/"):  # obstore would ask for the key without the slash
-            return self.read(key)
-        try:
-            return bytes(obstore.get(self._client.quick, whole).bytes())
-        except (obstore.exceptions.BaseError, ValueError, *_FAILURES):  # ValueError: a key that is no path to obstore
-            return self.read(key)
+        if whole == whole.strip("/"):  # obstore would ask for a key without the slash
+            try:
+                found = obstore.get(self._client.quick, whole)
+                if etag is None or _plain(found.meta["e_tag"]) == etag:
+                    return bytes(found.bytes())
+            except (obstore.exceptions.BaseError, ValueError, *_FAILURES):  # ValueError: a key that is no path to it
+                pass
+        data, answer = self._get(key)
+        self._check_listed(key, etag, answer.get("ETag"))
+        return data
 
     def write(self, key: str, data: bytes, *, if_absent: bool) -> bool:
         return self._write(key, partial(self._put, self._key(key), data, if_absent=if_absent))
@@ -161,6 +169,18 @@ class S3Store:
             raise OSError(errno.EIO, "the server does not give parts of objects", self._uri(key))
         return data, size, answer.get("ETag")
 
+    def _check_listed(self, key: str, etag: str | None, found: str | None) -> None:
+        """Raises OSError with ESTALE where an answer is not of the version that was listed."""
+        if etag is None or _plain(found) == etag:
+            return
+        # Or the server's answers and listings name one version in two ways: its listing of today tells.
+        try:
+            page = self._call("list_objects_v2", Prefix=self._key(key), MaxKeys=1)
+        except ArchiveError as exc:
+            raise OSError(errno.EIO, f"another version than the one listed, and its listing failed: {exc}") from exc
+        if not any(item["Key"] == self._key(key) and _plain(item["ETag"]) == etag for item in page.get("Contents", [])):
+            raise ranges.replaced(self._uri(key))
+
     def _get(self, key: str, part: tuple[int, int] | None = None) -> tuple[bytes, dict[str, Any]]:
         tries = self.config.retries + 1
         try:
@@ -175,7 +195,7 @@ class S3Store:
         for page in self._pages(""):
             empty = empty and not page
             yield listing.batch(
-                (item["Key"][start:], item["Size"], item["ETag"].strip('"'))
+                (item["Key"][start:], item["Size"], _plain(item["ETag"]))
                 for item in page
                 if not _is_folder_marker(item)
             )
@@ -242,6 +262,11 @@ async def _get(
                 raise
             await asyncio.sleep(pause(attempt))
     raise AssertionError("the last attempt returns or raises")
+
+
+def _plain(etag: str | None) -> str:
+    """Without quotes and the mark of a weak one, which servers and what stands before them add and leave out."""
+    return (etag or "").removeprefix("W/").strip('"')
 
 
 def _is_folder_marker(item: dict[str, Any]) -> bool:

@@ -44,14 +44,19 @@ class Archives:
                     key = pc.binary_join_element_wise(name, batch["key"], "/")
                     yield pa.RecordBatch.from_arrays([key, batch["size"], batch["etag"]], schema=LISTING)
 
-    def open(self, key: str = "") -> BinaryIO:
+    def open(self, key: str = "", etag: str | None = None) -> BinaryIO:
         part, rest = self._at(key)
-        return part.open(rest)
+        return part.open(rest, etag)
 
     def read_many(self, keys: Iterable[str], threads: int | None = None) -> Iterator[bytes | OSError]:
         for name, mine in groupby(keys, key=lambda key: key.partition("/")[0]):
             part, _ = self._at(f"{name}/")
             yield from part.read_many((key.partition("/")[2] for key in mine), threads)
+
+    def read_listed(self, listed: Iterable[tuple[str, str]]) -> Iterator[bytes | OSError]:
+        for name, mine in groupby(listed, key=lambda entry: entry[0].partition("/")[0]):
+            part, _ = self._at(f"{name}/")
+            yield from part.read_listed((key.partition("/")[2], etag) for key, etag in mine)
 
     @property
     def _names(self) -> tuple[str, ...]:

@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, BinaryIO
 
 import pyarrow as pa
@@ -101,20 +100,26 @@ class Location:
         """The whole object. Raises FileNotFoundError, PermissionError or another OSError."""
         return self._store.read(key)
 
-    def open(self, key: str = "") -> BinaryIO:
+    def open(self, key: str = "", etag: str | None = None) -> BinaryIO:
         """A seekable reader that fetches the object's parts as they are asked for; for one thread, to be closed.
 
         Raises as `read`, here and at every read: OSError with ESTALE too, when the object is replaced meanwhile (on a
-        mounted share as far as it tells). Holds at most some 8 MiB.
+        mounted share as far as it tells), or is not the one that was listed with this etag. Holds at most some 8 MiB.
         """
-        return self._store.open(key)
+        return self._store.open(key, etag)
 
     def read_many(self, keys: Iterable[str], threads: int | None = None) -> Iterator[bytes | OSError]:
         """Objects in the order of the keys, read by threads that run ahead by at most twice their number.
 
         An object that cannot be read yields its error (as `read` would raise it) in its place.
         """
-        return in_order(partial(_attempt, self._store), keys, threads or self.config.threads)
+        fetch = self._store.fetch
+        return in_order(lambda key: _attempt(fetch, key), keys, threads or self.config.threads)
+
+    def read_listed(self, listed: Iterable[tuple[str, str]]) -> Iterator[bytes | OSError]:
+        """As `read_many`, of (key, etag) as `list` gave them: one replaced since yields OSError with ESTALE."""
+        fetch = self._store.fetch
+        return in_order(lambda entry: _attempt(fetch, *entry), listed, self.config.threads)
 
     def write(self, key: str, data: bytes, *, if_absent: bool = False) -> bool:
         """Stores an object whole or not at all.
@@ -219,8 +224,8 @@ def _regrouped(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.Reco
         yield from pa.Table.from_batches(held).combine_chunks().to_batches()
 
 
-def _attempt(store: "LocalStore | S3Store", key: str) -> bytes | OSError:
+def _attempt(fetch: Callable[..., bytes], *what: str) -> bytes | OSError:
     try:
-        return store.fetch(key)
+        return fetch(*what)
     except OSError as exc:
         return exc

@@ -1,6 +1,6 @@
 """Prepared rows and labels -> the cohort: which rows are learned from, on which side, and what would leak."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -127,14 +127,15 @@ def assemble(
     near: Sequence[tuple[str, str]],
     split: SplitConfig | None,
     seed: int,
+    no_sources: Collection[str] = (),
     quote: bool = True,
 ) -> Cohort:
     """Group and split rows that have a slice (columns INDEX, part, place).
 
     paths: of the rows, below the archive's root. matched: their labels; rows without one are left out. Rows of one
     patient are those that either the labels or the headers say so of; key_of: what stands in headers' columns for a
-    patient that labels tell. near: see `groups.group`. split: None leaves all on one side. quote: whether a message may
-    name a folder.
+    patient that labels tell. near: see `groups.group`. split: None leaves all on one side. no_sources: as of the
+    function of that name. quote: whether a message may name a folder.
     Raises SplitError (see `split.refuse`).
     """
     chosen = np.flatnonzero(matched.label >= 0)
@@ -157,7 +158,7 @@ def assemble(
     rows = rows.append_column("owner", pa.array(owner, mask=unknown))
     rows = rows.append_column("path", paths)
     rows = rows.append_column("told_split", pa.array([matched.split[i] for i in chosen.tolist()], pa.string()))
-    source, names = sources(paths, groups)
+    source, names = sources(paths, groups, no_sources)
     side = np.full(rows.num_rows, TRAIN, np.int8)
     if split is not None:
         side = assign(

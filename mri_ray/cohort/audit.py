@@ -11,6 +11,7 @@ from mri_ray.cohort.assemble import Cohort
 from mri_ray.cohort.groups import contradicting
 from mri_ray.cohort.labels import CLASSES
 from mri_ray.cohort.shortcuts import AuditConfig
+from mri_ray.cohort.sources import folders, no_sources
 from mri_ray.cohort.split import TEST, SplitConfig
 
 LISTED = 20  # contradictions and groups that are named
@@ -20,9 +21,7 @@ def audit(
     cohort: Cohort, config: AuditConfig, split: SplitConfig, classes: Mapping[str, Sequence[str]], seed: int
 ) -> dict[str, Any]:
     """Plain values: pictures, contradictions, shortcuts (`shortcuts.shortcuts`), leaks of the cohort's own split."""
-    sides = [word for words in split.folders.values() for word in words]
-    folders = shortcuts.source_folders(cohort.index["path"], classes, sides)
-    traits = shortcuts.traits(cohort.index, folders)
+    traits = shortcuts.traits(cohort.index, folders(cohort.index["path"], no_sources(classes, split.folders)))
     return {
         "pictures": pictures(cohort),
         "contradictions": contradictions(cohort),

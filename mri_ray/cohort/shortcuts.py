@@ -10,10 +10,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from mri_ray.cohort import columns
-from mri_ray.cohort.labels import class_words, fold_word
 from mri_ray.errors import ConfigError
 
 # What is read of prepared rows.
@@ -65,12 +63,12 @@ class Trait:
 
 
 def traits(rows: pa.Table, folders: Sequence[str]) -> Iterator[Trait]:
-    """Those that are known of any row: columns INDEX; folders: what `source_folders` gives."""
+    """Those that are known of any row: columns INDEX; folders: what `sources.folders` gives."""
     number = {name: columns.floats(rows[name]) for name in INDEX if _is_number(rows[name].type)}
     spacing = columns.vectors(rows["spacing_mm"], 2)
     every = [
         Trait(name="size", values=np.stack([number["width"], number["height"]], axis=1), removed=REMOVED),
-        Trait(name="aspect", values=(number["width"] / number["height"])[:, None], removed=REMOVED),
+        Trait(name="aspect", values=(number["width"] / number["height"])[:, None], removed=PARTLY),
         Trait(name="mode", values=columns.codes(rows["mode"]), removed=REMOVED),
         Trait(name="format", values=columns.codes(rows["stored"]), removed=REMOVED),
         Trait(name="file bytes", values=number["size"][:, None], removed=REMOVED),
@@ -84,17 +82,6 @@ def traits(rows: pa.Table, folders: Sequence[str]) -> Iterator[Trait]:
         Trait(name="body part", values=columns.codes(rows["body_part"]), removed=KEPT),
     ]
     return (trait for trait in every if trait.known.any())
-
-
-def source_folders(paths: pa.ChunkedArray, classes: Mapping[str, Sequence[str]], sides: Sequence[str]) -> list[str]:
-    """The folders around each path, without those that name a class or a side of a split: where a slice came from."""
-    taken = {*class_words(classes), *map(fold_word, sides)}
-    folders = columns.encoded(pc.replace_substring_regex(paths, "[^/]*$", ""))
-    left = [
-        "/".join(part for part in folder.split("/") if part and fold_word(part) not in taken)
-        for folder in folders.dictionary.to_pylist()
-    ]
-    return [left[code] for code in folders.indices.to_pylist()]
 
 
 def shortcuts(

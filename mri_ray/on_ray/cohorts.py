@@ -11,6 +11,7 @@ from mri_ray.archive.storage import Location
 from mri_ray.cohort import columns
 from mri_ray.cohort.assemble import INDEX, Cohort, assemble
 from mri_ray.cohort.labels import shared_patients
+from mri_ray.cohort.sources import no_sources
 from mri_ray.cohort.split import SplitConfig
 from mri_ray.on_ray import copies, ingest
 from mri_ray.on_ray.labelled import LabelledJob
@@ -55,6 +56,7 @@ def of(
         near=list(zip(near["one"].to_pylist(), near["other"].to_pylist(), strict=True)),
         split=split,
         seed=settings.seed,
+        no_sources=no_sources(settings.classes, (split or SplitConfig()).folders),
         quote=job.quote,
     )
     return replace(cohort, sources=job.named(cohort.sources))

@@ -13,7 +13,8 @@ from mri_ray.archive import changes, runs
 from mri_ray.archive.manifest import Manifest
 from mri_ray.archive.storage import Location
 from mri_ray.cohort import sides
-from mri_ray.cohort.sources import sources
+from mri_ray.cohort.sources import no_sources, sources
+from mri_ray.cohort.split import SplitConfig
 from mri_ray.learn import bundle as bundles
 from mri_ray.on_ray import cluster, score_shards
 from mri_ray.on_ray.labelled import LabelledJob
@@ -125,7 +126,7 @@ class _Scoring(LabelledJob):
                 "train and validation are no evidence"
             )
         group = self.groups_of(results, matched)
-        source, names = sources(self.paths(results), group)
+        source, names = sources(self.paths(results), group, no_sources(self.settings.classes, SplitConfig().folders))
         labelled = answers.answers(
             results,
             label=matched.label,

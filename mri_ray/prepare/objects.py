@@ -60,7 +60,7 @@ def rows(
     evidence: with the columns that only prepared rows have.
     """
     entries = objects.to_pylist()
-    small = archive.read_many(entry["key"] for entry in entries if entry["size"] <= _STREAMED_BYTES)
+    small = archive.read_listed((entry["key"], entry["etag"]) for entry in entries if entry["size"] <= _STREAMED_BYTES)
     bodies = (effort or Effort()).drawing(FETCH, small)
     for entry in entries:
         if entry["size"] <= _STREAMED_BYTES:
@@ -92,7 +92,7 @@ def _decoded(body: bytes | OSError, size: int, uri: str, decode: DecodeConfig) -
 def _streamed(entry: dict[str, Any], archive: Archive, decode: DecodeConfig) -> Iterator[Slice | Failure]:
     uri = archive.uri_of(entry["key"])
     try:
-        with archive.open(entry["key"]) as source:
+        with archive.open(entry["key"], entry["etag"]) as source:
             size = source.seek(0, io.SEEK_END)
             if size == entry["size"]:
                 yield from read(source, uri, decode)

@@ -601,6 +601,20 @@ class TestFaultyServer:
         root = faulty(lambda method, number: (503, b"") if number < 3 else (200, b"data"))
         assert list(root.read_many(["x"])) == [b"data"]
 
+    @pytest.mark.parametrize(("today", "taken"), [("listed", True), ("another", False)])
+    def test_answers_that_name_versions_unlike_listings_are_held_against_a_new_listing(
+        self, faulty, today: str, taken: bool
+    ) -> None:
+        page = f"""<ListBucketResult><Name>bucket</Name><Prefix>prefix/x</Prefix><IsTruncated>false</IsTruncated>
+            <Contents><Key>prefix/x</Key><Size>4</Size><ETag>"{today}"</ETag></Contents></ListBucketResult>""".encode()
+        root = faulty(lambda method, number: (200, page))  # whatever is asked for: the object holds that, too
+        (found,) = root.read_listed([("x", "listed")])
+        if taken:
+            assert found == page
+        else:
+            assert isinstance(found, OSError)
+            assert found.errno == errno.ESTALE
+
     def test_pyarrow_is_told_where_the_bucket_lies(self, faulty) -> None:
         filesystem, _ = faulty(lambda method, number: (200, b"")).arrow()
         assert filesystem.region == "eu-west-3"

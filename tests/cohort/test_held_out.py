@@ -6,7 +6,6 @@ import pytest
 
 from mri_ray.cohort.assemble import Cohort
 from mri_ray.cohort.held_out import FOLDS, NAIVE, SOURCES, divisions
-from mri_ray.cohort.sources import sources
 from mri_ray.cohort.split import TEST, TRAIN, VALIDATION, SplitConfig, group_positions, leakage
 from mri_ray.errors import ConfigError
 
@@ -91,20 +90,6 @@ def test_nothing_is_asked_for_by_default() -> None:
 def test_folds_are_checked(folds) -> None:
     with pytest.raises(ConfigError, match="folds: must be 0 for none, or from 2 to 20"):
         SplitConfig(folds=folds)
-
-
-def test_folders_are_sources_unless_each_holds_a_single_patient() -> None:
-    paths = pa.array([f"site{i % 2}/patient{i}/{j}.png" for i in range(8) for j in range(3)])
-    groups = np.repeat(np.arange(8), 3)
-    code, names = sources(paths, groups)
-    assert names == ["site0", "site1"]
-    assert code.tolist() == [i % 2 for i in range(8) for _ in range(3)]
-    patients = pa.array([f"patient{i}/{j}.png" for i in range(8) for j in range(3)])
-    assert sources(patients, groups)[1] == [""]
-    many = pa.array([f"site{i}/{j}.png" for i in range(13) for j in range(2)])
-    assert sources(many, np.arange(26))[1] == [""]
-    mixed = pa.array(["a.png", "b.png", "site/c.png", "site/d.png"])
-    assert sources(mixed, np.arange(4))[1] == ["", "site"]
 
 
 def test_training_sides_hold_both_classes_where_there_is_no_fault() -> None:

@@ -5,7 +5,6 @@ import pyarrow as pa
 import pytest
 
 from mri_ray.cohort import shortcuts
-from mri_ray.cohort.labels import DEFAULT_CLASSES
 from mri_ray.cohort.shortcuts import KEPT, REMOVED, AuditConfig, Trait
 from mri_ray.errors import ConfigError
 from mri_ray.records import prepared_schema
@@ -124,14 +123,6 @@ def test_traits_are_those_that_rows_tell():
     }
     assert found["aspect"].values.tolist() == [[2.0], [2.0]]
     assert found["pixel spacing"].known.tolist() == [False, True]
-
-
-def test_a_source_is_what_folders_say_beside_class_and_side():
-    paths = pa.chunked_array(
-        [["Training/glioma/1.jpg", "siemens/No Tumor/a/2.jpg", "x.png"], ["web/yes.zip!/test/3.png"]]
-    )
-    found = shortcuts.source_folders(paths, DEFAULT_CLASSES, ["training", "testing", "test"])
-    assert found == ["", "siemens/a", "", "web/yes.zip!"]
 
 
 @pytest.mark.parametrize(
