@@ -1,24 +1,28 @@
 """What to do with shards whose worker died again and again: find the objects that kill, and save all others.
 
 A shard is halved until a half passes or is a single object; one that kills its worker twice is quarantined as
-`crashed.decoder`. The results of the pieces are put together as if the shard had been done at once.
+`crashed.decoder`. A node that is lost says nothing of what was done on it, and memory that ran out may have been taken
+by others: an object is blamed for that only where it was alone. The results of the pieces are put together as if the
+shard had been done at once.
 """
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
 import ray
+from ray.exceptions import OutOfMemoryError
 
 from mri_ray.archive.manifest import Shard
 from mri_ray.errors import RunError
-from mri_ray.on_ray.work import DEATHS, Cost, Facts, Recipe, discreet
+from mri_ray.on_ray.work import DEATHS, NODE_LOSSES, Cost, Facts, Recipe, discreet
 
 log = logging.getLogger(__name__)
 
 _TRIES = 2  # of a single object: a worker may die of something else
+_LOSSES = 10  # of nodes under one piece: a cluster that loses more will do none of it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,21 +31,24 @@ class _Piece:
     start: int
     stop: int
     tries: int = 0
+    losses: int = 0
     crashed: bool = False
+
+    @property
+    def single(self) -> bool:
+        return self.stop - self.start == 1
 
     @property
     def after_death(self) -> list["_Piece"]:
         """What is tried next."""
-        if self.stop - self.start > 1:
+        if not self.single:
             middle = (self.start + self.stop) // 2
             return [
                 _Piece(shard=self.shard, start=self.start, stop=middle),
                 _Piece(shard=self.shard, start=middle, stop=self.stop),
             ]
         tries = self.tries + 1
-        return [
-            _Piece(shard=self.shard, start=self.start, stop=self.stop, tries=tries, crashed=tries == _TRIES),
-        ]
+        return [replace(self, tries=tries, crashed=tries == _TRIES)]
 
 
 def rescue(lost: Sequence[Shard], recipe: ray.ObjectRef, *, cost: Cost) -> Iterator[Facts]:
@@ -53,6 +60,7 @@ def rescue(lost: Sequence[Shard], recipe: ray.ObjectRef, *, cost: Cost) -> Itera
     gather = ray.remote(_gather).options(max_retries=0, **cost)
     _check(part, lost[0], recipe)
     running: dict[ray.ObjectRef, tuple[_Piece, ray.ObjectRef]] = {}
+    alone: list[_Piece] = []  # single objects, each to be tried once nothing else is done
     finished: dict[str, dict[int, tuple[int, ray.ObjectRef]]] = {shard.digest: {} for shard in lost}
 
     def start(piece: _Piece) -> None:
@@ -61,12 +69,22 @@ def rescue(lost: Sequence[Shard], recipe: ray.ObjectRef, *, cost: Cost) -> Itera
 
     for shard in lost:
         start(_Piece(shard=shard, start=0, stop=shard.objects))
-    while running:
+    while running or alone:
+        if not running:
+            start(alone.pop())
         (done,), _ = ray.wait(list(running), num_returns=1)
         piece, rows = running.pop(done)
         try:
             ray.get(done)
-        except DEATHS:
+        except NODE_LOSSES:
+            if piece.losses == _LOSSES:
+                raise
+            start(replace(piece, losses=piece.losses + 1))
+            continue
+        except DEATHS as death:
+            if running and piece.single and isinstance(death, OutOfMemoryError):
+                alone.append(piece)
+                continue
             for smaller in piece.after_death:
                 start(smaller)
             continue
@@ -84,10 +102,15 @@ def rescue(lost: Sequence[Shard], recipe: ray.ObjectRef, *, cost: Cost) -> Itera
 
 
 def _check(part: Any, shard: Shard, recipe: ray.ObjectRef) -> None:
-    try:
-        ray.get(part.remote(recipe, _Piece(shard=shard, start=0, stop=0))[0])
-    except DEATHS as exc:
-        raise RunError(f"workers die before they look at any object: {type(exc).__name__}") from exc
+    for losses in range(_LOSSES + 1):
+        try:
+            ray.get(part.remote(recipe, _Piece(shard=shard, start=0, stop=0))[0])
+        except DEATHS as exc:
+            if isinstance(exc, NODE_LOSSES) and losses < _LOSSES:
+                continue
+            raise RunError(f"workers die before they look at any object: {type(exc).__name__}") from exc
+        else:
+            return
 
 
 def _part(recipe: Recipe, piece: _Piece) -> tuple[bool, pa.Table]:

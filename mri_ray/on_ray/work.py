@@ -26,8 +26,8 @@ from mri_ray.errors import MriRayError
 Facts = dict[str, Any]
 Cost = dict[str, Any]  # what a task asks Ray for
 ONE_CPU: Cost = {"num_cpus": 1}
-# Of a worker, or of a node with what its workers had made.
-DEATHS = (WorkerCrashedError, OutOfMemoryError, NodeDiedError, LocalRayletDiedError, ObjectLostError)
+NODE_LOSSES = (NodeDiedError, LocalRayletDiedError, ObjectLostError)  # a node with what its workers had made
+DEATHS = (WorkerCrashedError, OutOfMemoryError, *NODE_LOSSES)
 
 
 class Work(Protocol):

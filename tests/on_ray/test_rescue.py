@@ -7,19 +7,24 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+import ray
+from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError
 
 from mri_ray.archive import outputs
-from mri_ray.archive.manifest import Manifest
+from mri_ray.archive.manifest import Manifest, Shard
 from mri_ray.archive.pseudonym import Identifiers
 from mri_ray.archive.storage import Location
 from mri_ray.decode.settings import DecodeConfig
 from mri_ray.errors import ArchiveDenied, Reason
 from mri_ray.learn import bundle as bundles
 from mri_ray.on_ray import ingest, score_shards
+from mri_ray.on_ray.rescue import rescue
 from mri_ray.on_ray.settings import ShardSettings
+from mri_ray.on_ray.work import ONE_CPU, Recipe
 from mri_ray.predict import snapshot
 
 POISON = ("poison-a.png", "zz-poison.png")
@@ -129,3 +134,72 @@ def test_what_nobody_foresaw_ends_the_run_with_its_trace(ray_cluster, archive, t
     work, manifest = task(archive, trained, tmp_path / "out", Broken)
     with pytest.raises(RuntimeError, match=r"(?s)a worker raised ZeroDivisionError\n.*in _rows"):
         score_shards.score_all(work, manifest, settings=ShardSettings(workers=2))
+
+
+def blamed(faults: Path, shards: int, kind: type) -> list[dict]:
+    """What is told of shards of two objects after a rescue by a `kind` of `Faulty` work."""
+    some = [Shard(digest=f"{i:064x}", objects=2, bytes=0) for i in range(shards)]
+    recipe = ray.put(Recipe(make=lambda: kind(faults)))
+    return list(rescue(some, recipe, cost=ONE_CPU))
+
+
+def faulty() -> type:
+    class Faulty:
+        """Rows say whether they were called crashed; `fault` may raise, and is told how often it was asked before."""
+
+        def __init__(self, faults: Path) -> None:
+            self.faults = faults
+
+        def fault(self, start: int, stop: int, before: int) -> None:
+            raise NotImplementedError
+
+        def part(self, shard, start, stop, *, crashed):
+            if stop > start and not crashed:
+                place = self.faults / f"{shard.digest[-4:]}-{start}-{stop}"
+                place.mkdir(exist_ok=True)
+                before = len(list(place.iterdir()))
+                (place / f"{before}").touch()
+                self.fault(start, stop, before)
+            return pa.table({"crashed": [crashed] * (stop - start)})
+
+        def gather(self, shard, parts):
+            return {"parts": len(parts), "crashed": sum(pc.sum(part["crashed"].cast("int8")).as_py() for part in parts)}
+
+    return Faulty
+
+
+@pytest.mark.parametrize("loss", [ObjectLostError("00" * 28, None, ""), NodeDiedError("taken away")])
+def test_lost_nodes_are_no_objects_fault(ray_cluster, tmp_path, loss) -> None:
+    class Lost(faulty()):
+        def fault(self, start, stop, before):
+            if before < 4:
+                raise loss
+
+    assert blamed(tmp_path, 2, Lost) == [{"parts": 1, "crashed": 0}] * 2
+
+
+def test_a_cluster_that_loses_every_node_ends_the_run(ray_cluster, tmp_path) -> None:
+    class Lost(faulty()):
+        def fault(self, start, stop, before):
+            raise NodeDiedError("taken away")
+
+    with pytest.raises(NodeDiedError):
+        blamed(tmp_path, 1, Lost)
+
+
+def test_memory_taken_by_others_is_no_objects_fault(ray_cluster, tmp_path) -> None:
+    class Crowded(faulty()):
+        def fault(self, start, stop, before):
+            if stop - start > 1 or before == 0:
+                raise OutOfMemoryError("taken by others")
+
+    assert blamed(tmp_path, 3, Crowded) == [{"parts": 2, "crashed": 0}] * 3
+
+
+def test_an_object_that_takes_all_memory_even_alone_is_blamed(ray_cluster, tmp_path) -> None:
+    class Greedy(faulty()):
+        def fault(self, start, stop, before):
+            if stop == 2:
+                raise OutOfMemoryError("too large")
+
+    assert blamed(tmp_path, 2, Greedy) == [{"parts": 2, "crashed": 1}] * 2
