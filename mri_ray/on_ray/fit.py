@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import numpy as np
 import ray.train
 import ray.train.torch
+from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.train import UserCallback
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
@@ -165,10 +166,17 @@ def scaling(settings: TrainSettings, *, cpus: float | None = None, mark: int | N
 
 
 def named(error: ray.train.TrainingFailedError) -> MriRayError:
-    """Our own error where a worker raised one, else TrainingFailed with the last line of what it did raise."""
-    first = next(iter(getattr(error, "worker_failures", {}).values()), error)
-    own = own_error(first)
+    """Our own error where a worker raised one, else TrainingFailed: what it died of, or the last line of its error."""
+    failures = list(getattr(error, "worker_failures", {}).values()) or [error]
+    own = next(filter(None, map(own_error, failures)), None)  # the others fail for want of the one that raised it
     if own is not None:
         return own
-    lines = str(first).strip().splitlines()
-    return TrainingFailed(f"training: must end with a checkpoint, got {lines[-1] if lines else type(first).__name__}")
+    killed = next((one for one in failures if isinstance(one, RayActorError | OutOfMemoryError)), None)
+    if killed is not None:
+        return TrainingFailed(
+            f"training: its worker processes must live, got {type(killed).__name__}: one was killed or crashed, again "
+            "and again; where the system or Ray killed it for its memory, lower train.batch_size or model.width, raise "
+            "train.accumulate, or train with fewer train.workers a machine"
+        )
+    lines = str(failures[0]).strip().splitlines()
+    return TrainingFailed(f"training: must end with a checkpoint, got {(lines or [type(failures[0]).__name__])[-1]}")
