@@ -14,7 +14,17 @@ from mri_ray.cohort.groups import contradicting, group
 from mri_ray.cohort.labels import Matched
 from mri_ray.cohort.lesions import Lesions
 from mri_ray.cohort.sources import sources
-from mri_ray.cohort.split import SIDES, TRAIN, Leakage, SplitConfig, assign, group_positions, leakage, refuse
+from mri_ray.cohort.split import (
+    SIDES,
+    TRAIN,
+    VALIDATION,
+    Leakage,
+    SplitConfig,
+    assign,
+    group_positions,
+    leakage,
+    refuse,
+)
 from mri_ray.records import Flag
 
 # What `assemble` reads of prepared rows, and what labels are matched by.
@@ -109,6 +119,8 @@ class Cohort:
         for code, name in enumerate(SIDES):
             if len(np.unique(self.label[self.side == code])) == 1:
                 found.append(f"the {name} side holds one class only: its AUROC cannot be estimated")
+        if np.any(self.side == VALIDATION) and not self.leakage.test_rows:
+            found.append("the test side is empty: validation chose the bundle, and no figure tells what it is worth")
         if self.leakage.crossing:
             found.append(
                 f"this split leaks: {self.leakage.crossing:,} of {self.leakage.groups:,} groups (a patient, or copies "

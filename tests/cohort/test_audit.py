@@ -173,3 +173,12 @@ def test_an_audit_is_plain_values():
     assert found["shortcuts"]["size"]["auroc"] == 1.0
     assert found["leaks"]["any"] == 0
     assert not found["shortcuts"]["source folder"]["suspect"]  # which are those of the classes
+
+
+def test_a_split_without_a_test_side_is_told() -> None:
+    entries = [{"path": f"{i}.png", "pixel_digest": f"{i}"} for i in range(60)]
+    labels = [i % 2 for i in range(60)]
+    told = "the test side is empty"
+    for share, wanted in ((0.0, True), (0.3, False)):
+        found = cohort(entries, labels, split=SplitConfig(validation=0.3, test=share))
+        assert any(told in text for text in found.warnings()) is wanted
