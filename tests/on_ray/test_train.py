@@ -134,8 +134,8 @@ def test_labels_of_the_test_side_change_its_figures_and_nothing_else(ray_cluster
         writer = csv.DictWriter(file, rows[0].keys())
         writer.writeheader()
         writer.writerows(rows)
-    beside = {"naive": True}
-    second = train.run(given(small, archive, after, tmp_path / "second", evaluation=beside)).values
+    beside = {"evaluation": {"naive": True}, "split": small.get("split", {}) | {"folds": 2}}
+    second = train.run(given(small, archive, after, tmp_path / "second", **beside)).values
 
     one, other = (bundles.load(Location.of(values["bundle"])) for values in (first, second))
     assert one.digest == other.digest
@@ -144,7 +144,11 @@ def test_labels_of_the_test_side_change_its_figures_and_nothing_else(ray_cluster
     assert figures[0].pop("test") != figures[1].pop("test")
     assert figures[0] == figures[1]
 
-    (naive,) = second["held_out"]
+    folds, naive = second["held_out"]
+    assert folds["kind"] == "folds"
+    assert [part["fault"] for part in folds["parts"]] == [None, None]
+    rows = sum(side["rows"] for side in second["split"].values())
+    assert sum(part["test"]["n"] for part in folds["parts"]) == folds["pooled"]["n"] == rows
     assert naive["kind"] == "naive, leaky"
     assert naive["parts"][0]["leakage"]["crossing"] > 0
     assert naive["parts"][0]["validation"]["n"] > 0
@@ -171,11 +175,38 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_names_its_batch(ray_cluster,
 
 
 @pytest.mark.slow
-def test_a_patient_in_two_labels_files_is_one_and_told(ray_cluster, small, archive, tmp_path):
+def test_each_of_two_archives_is_tested_by_what_was_learned_from_the_other(ray_cluster, small, archive, tmp_path):
+    sides = labels_apart(archive, tmp_path)
+    settings = config.build(
+        TrainRun,
+        small
+        | {
+            "archive": [str(archive / side) for side in sides],
+            "labels": [str(tmp_path / f"{side}.csv") for side in sides],
+        }
+        | {"output": str(tmp_path / "out"), "train": small["train"] | {"epochs": 1, "workers": 1}}
+        | {"split": small.get("split", {}) | {"by_source": True}},
+    )
+    values = train.run(settings).values
+    (kind,) = values["held_out"]
+    assert kind["kind"] == "sources"
+    assert [part["fault"] for part in kind["parts"]] == [None, None]
+    assert [part["name"].partition(",")[0] for part in kind["parts"]] == list(sides)
+    assert sum(part["test"]["n"] for part in kind["parts"]) == sum(side["rows"] for side in values["split"].values())
+
+
+def labels_apart(archive: Path, folder: Path) -> tuple[str, ...]:
+    """The archive's two folders, for each of which the labels file in `folder` holds its own part."""
     lines = (archive.parent / "labels.csv").read_text().splitlines()
     for side in ("Training", "Testing"):
         own = [line.removeprefix(f"{side}/") for line in lines[1:] if line.startswith(side)]
-        (tmp_path / f"{side}.csv").write_text("\n".join([lines[0], *own]))
+        (folder / f"{side}.csv").write_text("\n".join([lines[0], *own]))
+    return "Training", "Testing"
+
+
+@pytest.mark.slow
+def test_a_patient_in_two_labels_files_is_one_and_told(ray_cluster, small, archive, tmp_path):
+    labels_apart(archive, tmp_path)
     patients = {row["patient_id"] for row in csv.DictReader((tmp_path / "Testing.csv").read_text().splitlines())}
     first = next(csv.DictReader((tmp_path / "Training.csv").read_text().splitlines()))["patient_id"]
     both = (tmp_path / "Testing.csv").read_text().replace(min(patients), first)
