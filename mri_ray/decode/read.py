@@ -41,6 +41,25 @@ _UNREAD = (
 )
 
 
+@dataclass(kw_only=True, slots=True)
+class Window:
+    """Which of an object's members are looked at: those numbered from `start` to below `stop`.
+
+    Members are counted in the order stored, those of packs within packs one by one, and what cannot be read as one;
+    what is no pack is a single one. crashed: those within are not decoded, but said to end whatever process does it.
+    seen: how many were met so far.
+    """
+
+    start: int
+    stop: int
+    crashed: bool = False
+    seen: int = 0
+
+    def takes_next(self) -> bool:
+        self.seen += 1
+        return self.start < self.seen <= self.stop
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Kind:
     """format: dicom, nifti, zip, tar, gzip (of nothing read here) or one of the raster formats."""
@@ -49,25 +68,34 @@ class _Kind:
     gzipped: bool = False
 
     @property
+    def is_pack(self) -> bool:
+        return self.format in ("zip", "tar")
+
+    @property
     def streamed(self) -> bool:
         """Whether it is read piece by piece, and need not fit in memory."""
-        return self.format in ("nifti", "zip", "tar")
+        return self.format == "nifti" or self.is_pack
 
 
 def read(
-    source: BinaryIO, uri: str, config: DecodeConfig = _DEFAULT, *, only: str | None = None
+    source: BinaryIO,
+    uri: str,
+    config: DecodeConfig = _DEFAULT,
+    *,
+    only: str | None = None,
+    window: Window | None = None,
 ) -> Iterator[Slice | Failure]:
     """The slices of a seekable reader's whole content, in the order stored, each damaged one as a Failure beside them.
 
-    Those of a pack carry the path in it as `member`; with `only`, other members are passed over. Never raises for bad
-    content. Packs and volumes are read piece by piece, anything else into memory, when its format is known and its
-    length allowed.
+    Those of a pack carry the path in it as `member`; with `only` or a window, other members are passed over. Never
+    raises for bad content. Packs and volumes are read piece by piece, anything else into memory, when its format is
+    known and its length allowed.
     """
     try:
         size = source.seek(0, io.SEEK_END)
         source.seek(0)
         stream: io.BufferedReader = io.BufferedReader(_Watched(source), _HEAD_BYTES)
-        yield from _read(stream, size, uri, config, pack.Budget(config=config.pack), depth=0, only=only)
+        yield from _read(stream, size, uri, config, pack.Budget(config=config.pack), depth=0, only=only, window=window)
     except OSError as exc:
         yield lost(exc, uri)
     except SourceLost as exc:
@@ -84,6 +112,11 @@ def lost(error: OSError, uri: str) -> Failure:
     elif error.errno == errno.ESTALE:
         reason = Reason.STORAGE_CHANGED
     return Failure(reason=reason, where=uri, detail=type(error).__name__)
+
+
+def crashed(uri: str) -> Failure:
+    """Of what is not looked at, since doing so ends the process."""
+    return Failure(reason=Reason.CRASHED, where=uri, detail="its worker died with it, again and again")
 
 
 def oversized(size: int, uri: str, config: DecodeConfig) -> Failure | None:
@@ -103,16 +136,25 @@ def _read(
     *,
     depth: int,
     only: str | None,
+    window: Window | None,
 ) -> Iterator[Slice | Failure]:
     head = stream.peek(_HEAD_BYTES)
     kind = _kind(head)
     refusal = _refuse(head, kind, size, uri, config)
+    is_pack = refusal is None and kind is not None and kind.is_pack and depth < config.pack.max_depth
+    if not is_pack and window is not None and not window.takes_next():
+        return
     if refusal is not None:
         yield refusal
         return
     assert kind is not None, "what has no decoder is refused above"
-    if kind.format in ("zip", "tar"):
-        yield from _unpacked(kind, stream, uri, config, budget, depth, only)
+    if is_pack:
+        yield from _unpacked(kind, stream, uri, config, budget, depth, only, window)
+    elif kind.is_pack:
+        detail = f"a pack within {depth} packs, at most {config.pack.max_depth} are opened"
+        yield Failure(reason=Reason.PACK_TOO_DEEP, where=uri, detail=detail)
+    elif window is not None and window.crashed:
+        yield crashed(uri)
     elif kind.format == "nifti":
         yield from _of(kind, nifti.decode(stream, uri, config, gzipped=kind.gzipped))
     elif kind.format == "dicom":
@@ -133,24 +175,26 @@ def _unpacked(
     budget: pack.Budget,
     depth: int,
     only: str | None,
+    window: Window | None,
 ) -> Iterator[Slice | Failure]:
-    if depth == config.pack.max_depth:
-        detail = f"a pack within {depth} packs, at most {config.pack.max_depth} are opened"
-        yield Failure(reason=Reason.PACK_TOO_DEEP, where=uri, detail=detail)
-        return
     for found in pack.members(kind.format, stream, uri, config, budget, gzipped=kind.gzipped):
         if isinstance(found, Failure):
-            yield found
+            if window is None or window.takes_next():
+                yield found
             continue
         if only is not None and only != found.name and not only.startswith(f"{found.name}!/"):
             continue
         inner = None if only is None or only == found.name else only.removeprefix(f"{found.name}!/")
+        before = window.seen if window is not None else 0
         try:
-            for item in _read(found.source, found.size, uri, config, budget, depth=depth + 1, only=inner):
+            for item in _read(
+                found.source, found.size, uri, config, budget, depth=depth + 1, only=inner, window=window
+            ):
                 name = found.name if item.member is None else f"{found.name}!/{item.member}"
                 yield replace(item, member=name)
         except Refused as refused:  # what the member's bytes are read through has found it damaged, or a bomb
-            yield Failure(reason=refused.reason, where=uri, detail=refused.detail, member=found.name)
+            if window is None or window.seen > before or window.takes_next():  # once for each member
+                yield Failure(reason=refused.reason, where=uri, detail=refused.detail, member=found.name)
         if only is not None:
             return
 

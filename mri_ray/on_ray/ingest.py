@@ -14,13 +14,15 @@ from mri_ray.archive.manifest import Manifest, Shard
 from mri_ray.archive.pseudonym import Identifiers
 from mri_ray.archive.several import Archive
 from mri_ray.archive.storage import Location
+from mri_ray.decode.read import Window
 from mri_ray.decode.settings import DecodeConfig
 from mri_ray.learn.plan import CHUNK_ROWS
 from mri_ray.on_ray import progress, prometheus, shards
-from mri_ray.on_ray.work import Facts, discreet
+from mri_ray.on_ray.work import Facts, Members, discreet
 from mri_ray.prepare.effort import DECODE, FETCH, WRITE, Effort
-from mri_ray.prepare.objects import BATCH_ROWS, Row, from_batches, holds_identifiers, rows, states, to_batches
+from mri_ray.prepare.objects import BATCH_ROWS, Row, from_batches, holds_identifiers, joined, rows, states, to_batches
 from mri_ray.prepare.objects import crashed as crashed_rows
+from mri_ray.prepare.objects import members as members_of
 from mri_ray.prepare.settings import PrepareConfig
 from mri_ray.records import LISTING, prepared_schema
 
@@ -52,16 +54,29 @@ class FromArchive:
             objects = self.manifest.read_shard(shard)
         return self._linked(self._rows(objects), outputs.name(shard))
 
-    def part(self, shard: Shard, start: int, stop: int, *, crashed: bool = False) -> Iterator[Row]:
-        """Rows of some of the shard's objects; crashed: of those that end whatever process looks at them."""
-        objects = self.manifest.read_shard(shard).slice(start, stop - start)
-        return self._linked(self._rows(objects, crashed=crashed), f"{shard.digest}-{start}.parquet")
+    def part(
+        self, shard: Shard, start: int, stop: int, *, crashed: bool = False, members: Members | None = None
+    ) -> Iterator[Row]:
+        """Rows of some of the shard's objects; crashed: of those that end whatever process looks at them.
 
-    def _rows(self, objects: pa.Table, *, crashed: bool = False) -> Iterator[Row]:
-        if crashed:
+        members: of a single object only these.
+        """
+        objects = self.manifest.read_shard(shard).slice(start, stop - start)
+        name = f"{shard.digest}-{start}" if members is None else f"{shard.digest}-{start}-{members[0]}"
+        return self._linked(self._rows(objects, crashed=crashed, members=members), f"{name}.parquet")
+
+    def count(self, shard: Shard, place: int) -> int:
+        """How many members an object of the shard has."""
+        return members_of(self.manifest.read_shard(shard).slice(place, 1), self.archive, self.decode)
+
+    def _rows(self, objects: pa.Table, *, crashed: bool = False, members: Members | None = None) -> Iterator[Row]:
+        if crashed and members is None:
             return crashed_rows(objects, self.archive, self.prepare, self.identifiers)
+        window = None if members is None else Window(start=members[0], stop=members[1], crashed=crashed)
         return rows(
-            objects, self.archive, self.decode, self.prepare, self.identifiers, self.effort, evidence=self.evidence
+            *(objects, self.archive, self.decode, self.prepare, self.identifiers, self.effort),
+            evidence=self.evidence,
+            window=window,
         )
 
     def _linked(self, found: Iterator[Row], name: str) -> Iterator[Row]:
@@ -86,11 +101,23 @@ class FromOthers:
         starts = range(0, shard.objects, _PART_OBJECTS)
         yield from self._rows(shard, [(start, min(start + _PART_OBJECTS, shard.objects)) for start in starts])
 
-    def part(self, shard: Shard, start: int, stop: int, *, crashed: bool = False) -> Iterator[Row]:
-        return self._rows(shard, [(start, stop)], crashed=crashed)
+    def part(
+        self, shard: Shard, start: int, stop: int, *, crashed: bool = False, members: Members | None = None
+    ) -> Iterator[Row]:
+        return self._rows(shard, [(start, stop)], crashed=crashed, members=members)
 
-    def _rows(self, shard: Shard, parts: list[tuple[int, int]], *, crashed: bool = False) -> Iterator[Row]:
-        streams = [_batches.remote(self.source, shard, *part, crashed=crashed) for part in parts]
+    def count(self, shard: Shard, place: int) -> int:
+        return self.source.count(shard, place)
+
+    def _rows(
+        self,
+        shard: Shard,
+        parts: list[tuple[int, int]],
+        *,
+        crashed: bool = False,
+        members: Members | None = None,
+    ) -> Iterator[Row]:
+        streams = [_batches.remote(self.source, shard, *part, crashed=crashed, members=members) for part in parts]
         try:
             for stream in streams:
                 batches = self.effort.drawing(FETCH, map(ray.get, stream))
@@ -101,9 +128,11 @@ class FromOthers:
 
 
 @ray.remote(num_cpus=1, num_returns="streaming", max_retries=0, _generator_backpressure_num_objects=_AHEAD)  # type: ignore[call-overload]
-def _batches(source: FromArchive, shard: Shard, start: int, stop: int, *, crashed: bool) -> Iterator[pa.RecordBatch]:
+def _batches(
+    source: FromArchive, shard: Shard, start: int, stop: int, *, crashed: bool, members: Members | None
+) -> Iterator[pa.RecordBatch]:
     with discreet():
-        yield from to_batches(source.part(shard, start, stop, crashed=crashed), source.prepare.size)
+        yield from to_batches(source.part(shard, start, stop, crashed=crashed, members=members), source.prepare.size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,10 +147,15 @@ class FromPrepared:
         batches = self.prepared.read_batches(outputs.name(shard), BATCH_ROWS)
         return from_batches(self.effort.drawing(FETCH, batches), self.size)
 
-    def part(self, shard: Shard, start: int, stop: int, *, crashed: bool = False) -> Iterator[Row]:
+    def part(
+        self, shard: Shard, start: int, stop: int, *, crashed: bool = False, members: Members | None = None
+    ) -> Iterator[Row]:
         """Nothing is decoded here, so no object can be to blame for a worker's death: one part is the whole shard."""
         assert not crashed, "a worker that only computes died again and again"
         return self(shard) if start == 0 else iter(())
+
+    def count(self, shard: Shard, place: int) -> int:
+        return 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,13 +170,16 @@ class PrepareShard:
         source = replace(self.source, effort=effort)
         return self._write(shard, to_batches(source(shard), self.source.prepare.size), effort)
 
-    def part(self, shard: Shard, start: int, stop: int, *, crashed: bool) -> pa.Table:
-        found = self.source.part(shard, start, stop, crashed=crashed)
+    def part(self, shard: Shard, start: int, stop: int, *, crashed: bool, members: Members | None = None) -> pa.Table:
+        found = self.source.part(shard, start, stop, crashed=crashed, members=members)
         size = self.source.prepare.size
         return pa.Table.from_batches(to_batches(found, size), prepared_schema(size))
 
+    def count(self, shard: Shard, place: int) -> int:
+        return self.source.count(shard, place)
+
     def gather(self, shard: Shard, parts: Sequence[pa.Table]) -> Facts:
-        return self._write(shard, (batch for part in parts for batch in part.to_batches()), Effort())
+        return self._write(shard, joined(parts).to_batches(), Effort())
 
     def _write(self, shard: Shard, batches: Iterable[pa.RecordBatch], effort: Effort) -> Facts:
         seen: list[pa.RecordBatch] = []

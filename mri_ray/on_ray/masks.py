@@ -20,7 +20,7 @@ from mri_ray.learn.bundle import Bundle
 from mri_ray.learn.plan import CHUNK_ROWS, Rows
 from mri_ray.on_ray import shards
 from mri_ray.on_ray.stream import Prepared
-from mri_ray.on_ray.work import ONE_CPU, Facts, discreet
+from mri_ray.on_ray.work import ONE_CPU, Facts, Members, discreet
 from mri_ray.predict import heatmap
 from mri_ray.predict.heatmap import Agreement
 from mri_ray.prepare.masks import COLUMNS, SCHEMA, UNREADABLE, MaskNames, masks_of
@@ -44,7 +44,7 @@ class MaskShard:
     def __call__(self, shard: Shard) -> Facts:
         return self.gather(shard, [self.part(shard, 0, shard.objects, crashed=False)])
 
-    def part(self, shard: Shard, start: int, stop: int, *, crashed: bool) -> pa.Table:
+    def part(self, shard: Shard, start: int, stop: int, *, crashed: bool, members: Members | None = None) -> pa.Table:
         """Rows of the objects; members of packs belong to the last of them, and have no masks."""
         objects = self.manifest.read_shard(shard)
         rows = self.prepared.read_table(outputs.name(shard), COLUMNS)
@@ -61,6 +61,9 @@ class MaskShard:
             )
             found = found.set_column(3, SCHEMA.field("fault"), fault.cast(pa.string()))
         return found
+
+    def count(self, shard: Shard, place: int) -> int:
+        return 1
 
     def gather(self, shard: Shard, parts: Sequence[pa.Table]) -> Facts:
         every = pa.concat_tables([SCHEMA.empty_table(), *parts])

@@ -17,11 +17,11 @@ from mri_ray.learn import bundle as bundles
 from mri_ray.on_ray import cluster, progress, prometheus, shards
 from mri_ray.on_ray.ingest import FromArchive, FromOthers, FromPrepared
 from mri_ray.on_ray.settings import ShardSettings
-from mri_ray.on_ray.work import ONE_CPU, Facts
+from mri_ray.on_ray.work import ONE_CPU, Facts, Members
 from mri_ray.predict import shard as scoring
 from mri_ray.predict.predictor import MICRO_BATCH, Predictor
 from mri_ray.prepare.effort import WRITE, Effort
-from mri_ray.prepare.objects import Row
+from mri_ray.prepare.objects import Row, joined
 
 log = logging.getLogger(__name__)
 
@@ -59,11 +59,14 @@ class ScoreShard:
         source = replace(self._task.source, effort=effort)
         return self._write(shard, self._score(source(shard), effort), effort)
 
-    def part(self, shard: Shard, start: int, stop: int, *, crashed: bool) -> pa.Table:
-        return self._score(self._task.source.part(shard, start, stop, crashed=crashed), Effort())
+    def part(self, shard: Shard, start: int, stop: int, *, crashed: bool, members: Members | None = None) -> pa.Table:
+        return self._score(self._task.source.part(shard, start, stop, crashed=crashed, members=members), Effort())
+
+    def count(self, shard: Shard, place: int) -> int:
+        return self._task.source.count(shard, place)
 
     def gather(self, shard: Shard, parts: Sequence[pa.Table]) -> Facts:
-        return self._write(shard, pa.concat_tables(parts), Effort())
+        return self._write(shard, joined(parts), Effort())
 
     def _score(self, rows: Iterator[Row], effort: Effort) -> pa.Table:
         return scoring.score(rows, self._predictor, run_id=self._task.run_id, effort=effort)

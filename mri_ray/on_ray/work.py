@@ -25,6 +25,7 @@ from mri_ray.errors import MriRayError
 # Of a shard that ended, plain values; at least `listed` (its objects) and `objects` (these, or the members of packs).
 Facts = dict[str, Any]
 Cost = dict[str, Any]  # what a task asks Ray for
+Members = tuple[int, int]  # of an object: from which to below which (`decode.read.Window`)
 ONE_CPU: Cost = {"num_cpus": 1}
 NODE_LOSSES = (NodeDiedError, LocalRayletDiedError, ObjectLostError)  # a node with what its workers had made
 DEATHS = (WorkerCrashedError, OutOfMemoryError, *NODE_LOSSES)
@@ -36,8 +37,14 @@ class Work(Protocol):
     def __call__(self, shard: Shard) -> Facts:
         """All of it, ending with the one file that tells that it is done."""
 
-    def part(self, shard: Shard, start: int, stop: int, *, crashed: bool) -> pa.Table:
-        """The rows of the shard's objects from start to below stop; crashed: not looked at, but said to be so."""
+    def part(self, shard: Shard, start: int, stop: int, *, crashed: bool, members: Members | None = None) -> pa.Table:
+        """The rows of the shard's objects from start to below stop; crashed: not looked at, but said to be so.
+
+        members: of a single object only these.
+        """
+
+    def count(self, shard: Shard, place: int) -> int:
+        """How many members one of the shard's objects has, of which `part` can do some; 1: it is done as a whole."""
 
     def gather(self, shard: Shard, parts: Sequence[pa.Table]) -> Facts:
         """What `__call__` does at its end, with rows from `part`."""

@@ -1,7 +1,7 @@
 """Objects of a shard -> prepared rows: fetch, decode and prepare in one pass, the same for training and scoring."""
 
 import io
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import islice
@@ -14,7 +14,8 @@ import pyarrow.compute as pc
 from mri_ray.archive.identity import member_id, row_id
 from mri_ray.archive.pseudonym import Identifiers, identifying, names_patient
 from mri_ray.archive.several import Archive
-from mri_ray.decode.read import lost, read
+from mri_ray.decode.read import Window, lost, read
+from mri_ray.decode.read import crashed as crashed_failure
 from mri_ray.decode.settings import DecodeConfig
 from mri_ray.errors import Reason
 from mri_ray.prepare.effort import FETCH, Effort
@@ -52,21 +53,22 @@ def rows(
     effort: Effort | None = None,
     *,
     evidence: bool = False,
+    window: Window | None = None,
 ) -> Iterator[Row]:
     """Rows of all objects of a manifest shard (`records.MANIFEST`), in its order; every object gives at least one.
 
     Members of a pack are objects of their own. Raises IdentifierError where identifiers are met and have no key.
     effort: is told how long objects were waited for, but for large ones, which are read while they are decoded.
-    evidence: with the columns that only prepared rows have.
+    evidence: with the columns that only prepared rows have. window: for a single object, which of its members.
     """
     entries = objects.to_pylist()
     small = archive.read_listed((entry["key"], entry["etag"]) for entry in entries if entry["size"] <= _STREAMED_BYTES)
     bodies = (effort or Effort()).drawing(FETCH, small)
     for entry in entries:
         if entry["size"] <= _STREAMED_BYTES:
-            items = _decoded(next(bodies), entry["size"], archive.uri_of(entry["key"]), decode)
+            items = _decoded(next(bodies), entry["size"], archive.uri_of(entry["key"]), decode, window)
         else:
-            items = _streamed(entry, archive, decode)
+            items = _streamed(entry, archive, decode, window)
         for item in items:
             yield _row(entry, archive, item, settings, identifiers, evidence=evidence)
 
@@ -74,28 +76,39 @@ def rows(
 def crashed(objects: pa.Table, archive: Archive, settings: PrepareConfig, identifiers: Identifiers) -> Iterator[Row]:
     """Rows of objects that are not looked at, since doing so ends the process."""
     for entry in objects.to_pylist():
-        failure = Failure(
-            reason=Reason.CRASHED, where=archive.uri_of(entry["key"]), detail="its worker died with it, again and again"
-        )
-        yield _row(entry, archive, failure, settings, identifiers)
+        yield _row(entry, archive, crashed_failure(archive.uri_of(entry["key"])), settings, identifiers)
 
 
-def _decoded(body: bytes | OSError, size: int, uri: str, decode: DecodeConfig) -> Iterator[Slice | Failure]:
+def members(objects: pa.Table, archive: Archive, decode: DecodeConfig) -> int:
+    """How many members the single object of a table has (`decode.read.Window`); none is decoded."""
+    (entry,) = objects.to_pylist()
+    window = Window(start=0, stop=0)
+    with archive.open(entry["key"], entry["etag"]) as source:
+        for _ in read(source, archive.uri_of(entry["key"]), decode, window=window):
+            pass
+    return window.seen
+
+
+def _decoded(
+    body: bytes | OSError, size: int, uri: str, decode: DecodeConfig, window: Window | None
+) -> Iterator[Slice | Failure]:
     if isinstance(body, OSError):
         yield lost(body, uri)
     elif len(body) != size:
         yield _changed(size, len(body), uri)
     else:
-        yield from read(io.BytesIO(body), uri, decode)
+        yield from read(io.BytesIO(body), uri, decode, window=window)
 
 
-def _streamed(entry: dict[str, Any], archive: Archive, decode: DecodeConfig) -> Iterator[Slice | Failure]:
+def _streamed(
+    entry: dict[str, Any], archive: Archive, decode: DecodeConfig, window: Window | None
+) -> Iterator[Slice | Failure]:
     uri = archive.uri_of(entry["key"])
     try:
         with archive.open(entry["key"], entry["etag"]) as source:
             size = source.seek(0, io.SEEK_END)
             if size == entry["size"]:
-                yield from read(source, uri, decode)
+                yield from read(source, uri, decode, window=window)
             else:
                 yield _changed(entry["size"], size, uri)
     except OSError as exc:
@@ -211,6 +224,13 @@ def states(rows: pa.Table) -> pa.Array:
     faulty[place[~pc.is_in(rows["reason"], value_set=skips).to_numpy()]] = True
     state = np.where(scored, State.SCORED, np.where(faulty, State.QUARANTINED, State.SKIPPED))
     return pa.array(state[place].astype(str), pa.string())
+
+
+def joined(parts: Sequence[pa.Table]) -> pa.Table:
+    """The rows of parts of a shard, each once: what is wrong with all of a pack, every part of it may tell."""
+    rows = pa.concat_tables(parts)
+    _, first = np.unique(rows["row_id"].to_numpy(zero_copy_only=False), return_index=True)
+    return rows if len(first) == rows.num_rows else rows.take(pa.array(np.sort(first)))
 
 
 def to_batches(items: Iterable[Row], size: int) -> Iterator[pa.RecordBatch]:

@@ -13,7 +13,7 @@ import time
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from mri_ray.archive.storage import Location
 from mri_ray.decode import pack, unpack
 from mri_ray.decode.limits import Refused, SourceLost
 from mri_ray.decode.member_names import MemberNames
-from mri_ray.decode.read import read
+from mri_ray.decode.read import Window, read
 from mri_ray.decode.settings import DecodeConfig, PackConfig
 from mri_ray.errors import Reason
 from mri_ray.records import Failure, Slice
@@ -76,8 +76,21 @@ def config(**limits: int) -> DecodeConfig:
     return DecodeConfig(pack=PackConfig(**limits))
 
 
-def items(data: bytes, settings: DecodeConfig | None = None) -> list[Slice | Failure]:
-    return list(read(io.BytesIO(data), URI, settings or DecodeConfig()))
+def items(data: bytes, settings: DecodeConfig | None = None, *, parted: bool = True) -> list[Slice | Failure]:
+    """parted: whether reading it in parts gives the same, as it does but for what only the sum of all tells."""
+    found = list(read(io.BytesIO(data), URI, settings or DecodeConfig()))
+    assert not parted or [outcome(item) for item in in_windows(data, settings)] == [outcome(item) for item in found]
+    return found
+
+
+def in_windows(data: bytes, settings: DecodeConfig | None = None) -> Iterator[Slice | Failure]:
+    """The same, in parts of a few members, as they are read when some kill their process."""
+    every = Window(start=0, stop=0)
+    assert list(read(io.BytesIO(data), URI, settings or DecodeConfig(), window=every)) == []
+    step = max(1, every.seen // 3)
+    for start in range(0, every.seen, step):
+        window = Window(start=start, stop=start + step)
+        yield from read(io.BytesIO(data), URI, settings or DecodeConfig(), window=window)
 
 
 def outcome(item: Slice | Failure) -> tuple[str | None, str]:
@@ -85,8 +98,8 @@ def outcome(item: Slice | Failure) -> tuple[str | None, str]:
     return item.member, "slice" if isinstance(item, Slice) else item.reason.value
 
 
-def outcomes(data: bytes, settings: DecodeConfig | None = None) -> list[tuple[str | None, str]]:
-    return [outcome(item) for item in items(data, settings)]
+def outcomes(data: bytes, settings: DecodeConfig | None = None, **more: bool) -> list[tuple[str | None, str]]:
+    return [outcome(item) for item in items(data, settings, **more)]
 
 
 def slices(*names: str) -> list[tuple[str | None, str]]:
@@ -842,10 +855,10 @@ def test_the_sum_is_held_against_what_is_stored(monkeypatch):
     blank = io.BytesIO()
     Image.new("L", (1000, 1000)).save(blank, "BMP")
     many = zipped([(f"{number}.bmp", blank.getvalue()) for number in range(9)])
-    found = outcomes(many, config(max_ratio=10))
+    found = outcomes(many, config(max_ratio=10), parted=False)
     assert found == [*slices(*(f"{n}.bmp" for n in range(4))), ("4.bmp", "oversized.ratio"), (None, "oversized.ratio")]
     nested = zipped([("x.zip", many), ("a.png", A)])  # 1000 times 100, each of them allowed
-    found = outcomes(nested, config(max_ratio=1000))
+    found = outcomes(nested, config(max_ratio=1000), parted=False)
     assert found[-2:] == [("x.zip", "oversized.ratio"), (None, "oversized.ratio")]
 
 
@@ -915,7 +928,7 @@ def test_storage_that_fails_is_not_the_packs_fault(kind):
 def test_a_disk_without_room_is_not_the_packs_fault(monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
     inner = zipped([("noise", np.random.default_rng(0).bytes(20 * MIB))], zipfile.ZIP_STORED)
-    found = outcomes(tarred([("a.png", A), ("x.zip", inner), ("b.png", B)]))
+    found = outcomes(tarred([("a.png", A), ("x.zip", inner), ("b.png", B)]), parted=False)
     assert found == [("a.png", "slice"), (None, "storage.fault")]
 
 

@@ -1,7 +1,9 @@
 """Objects that end whatever process looks at them cost themselves, and nothing else."""
 
+import io
 import os
 import shutil
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,10 +66,10 @@ def deadly() -> type:
     class Deadly(ingest.FromArchive):
         """Ends its process at some objects, as a decoder does that writes where it must not."""
 
-        def _rows(self, objects, *, crashed=False):
+        def _rows(self, objects, *, crashed=False, members=None):
             if not crashed and any("poison" in key for key in objects["key"].to_pylist()):
                 os._exit(7)
-            return super()._rows(objects, crashed=crashed)
+            return super()._rows(objects, crashed=crashed, members=members)
 
     return Deadly
 
@@ -116,9 +118,67 @@ def test_poison_is_quarantined_and_all_else_is_scored(ray_cluster, poisoned, tra
     assert outputs.missing(manifest, plain.results) == []
 
 
+def deadly_decoder() -> type:
+    @dataclass(frozen=True, kw_only=True)
+    class Deadly(ingest.FromArchive):
+        """With a decoder that ends its process at some pictures, wherever they lie."""
+
+        def _rows(self, objects, *, crashed=False, members=None):
+            from mri_ray.decode import raster
+
+            good = raster.decode
+
+            def decode(kind, data, *more):
+                if data.endswith(b"poison"):
+                    os._exit(7)
+                return good(kind, data, *more)
+
+            raster.decode = decode
+            try:
+                yield from super()._rows(objects, crashed=crashed, members=members)
+            finally:
+                raster.decode = good
+
+    return Deadly
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("apart", [False, True])
+def test_members_of_a_pack_that_kill_cost_themselves_only(ray_cluster, trained, tmp_path, apart):
+    folder = tmp_path / "archive"
+    folder.mkdir()
+    pictures = np.random.default_rng(1).integers(0, 256, (24, 40, 40), np.uint8)
+    inner = io.BytesIO()
+    with zipfile.ZipFile(folder / "b.zip", "w") as pack, zipfile.ZipFile(inner, "w") as within:
+        for number, picture in enumerate(pictures):
+            data = cv2.imencode(".png", picture)[1].tobytes() + (b"poison" if number in (7, 13) else b"")
+            place = within if 10 < number < 16 else pack
+            place.writestr(f"{number:02}.png", data)
+        within.close()
+        pack.writestr("within.zip", inner.getvalue())
+    for name in ("a.png", "c.png"):
+        cv2.imwrite(str(folder / name), pictures[0] ^ ord(name[0]))
+    settings = ShardSettings(workers=2, decode_apart=apart)
+    work, manifest = task(folder, trained, tmp_path / "out", deadly_decoder())
+    done = score_shards.score_all(work, manifest, settings=settings)
+    assert (done["objects"], done["quarantined"], done["shards"]) == (26, 2, 1)
+    found = snapshot.build(manifest, work.results, work.results / "snapshots")
+    rows = pq.read_table(Location.of(found.uri).arrow()[1]).sort_by("row_id").to_pylist()
+    bad = {row["member"]: row["reason"] for row in rows if row["reason"]}
+    assert bad == {"07.png": Reason.CRASHED.value, "within.zip!/13.png": Reason.CRASHED.value}
+
+    # All else is what an undisturbed run gives.
+    plain, manifest = task(folder, trained, tmp_path / "plain", ingest.FromArchive)
+    score_shards.score_all(plain, manifest, settings=settings)
+    whole = snapshot.build(manifest, plain.results, plain.results / "snapshots")
+    undisturbed = pq.read_table(Location.of(whole.uri).arrow()[1]).sort_by("row_id").to_pylist()
+    rest = [(row["row_id"], row["probability"]) for row in rows if not row["reason"]]
+    assert rest == [(row["row_id"], row["probability"]) for row in undisturbed if row["member"] not in bad]
+
+
 def test_what_a_worker_raises_ends_the_run_as_it_is(ray_cluster, archive, trained, tmp_path):
     class Denied(ingest.FromArchive):
-        def _rows(self, objects, *, crashed=False):
+        def _rows(self, objects, *, crashed=False, members=None):
             raise ArchiveDenied("no permission to write there: s3://bucket")
 
     work, manifest = task(archive, trained, tmp_path / "out", Denied)
@@ -128,7 +188,7 @@ def test_what_a_worker_raises_ends_the_run_as_it_is(ray_cluster, archive, traine
 
 def test_what_nobody_foresaw_ends_the_run_with_its_trace(ray_cluster, archive, trained, tmp_path):
     class Broken(ingest.FromArchive):
-        def _rows(self, objects, *, crashed=False):
+        def _rows(self, objects, *, crashed=False, members=None):
             raise ZeroDivisionError("a mistake of ours")
 
     work, manifest = task(archive, trained, tmp_path / "out", Broken)
@@ -153,7 +213,10 @@ def faulty() -> type:
         def fault(self, start: int, stop: int, before: int) -> None:
             raise NotImplementedError
 
-        def part(self, shard, start, stop, *, crashed):
+        def count(self, shard, place):
+            return 1
+
+        def part(self, shard, start, stop, *, crashed, members=None):
             if stop > start and not crashed:
                 place = self.faults / f"{shard.digest[-4:]}-{start}-{stop}"
                 place.mkdir(exist_ok=True)

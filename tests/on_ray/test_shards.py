@@ -24,24 +24,24 @@ class DeadOnce(ingest.FromArchive):
 
     marks: str
 
-    def _rows(self, objects, *, crashed=False):
+    def _rows(self, objects, *, crashed=False, members=None):
         mark = Path(self.marks) / objects["object_id"][0].as_py()
         if not mark.exists():
             mark.touch()
             os._exit(9)
-        return super()._rows(objects, crashed=crashed)
+        return super()._rows(objects, crashed=crashed, members=members)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LostOnce(DeadOnce):
     """Says of each shard once what Ray says when a node has left with rows that were decoded there."""
 
-    def _rows(self, objects, *, crashed=False):
+    def _rows(self, objects, *, crashed=False, members=None):
         mark = Path(self.marks) / objects["object_id"][0].as_py()
         if not mark.exists():
             mark.touch()
             raise ObjectLostError("00" * 28, None, "")
-        return super()._rows(objects, crashed=crashed)
+        return super()._rows(objects, crashed=crashed, members=members)
 
 
 def scored(archive: Path, trained: dict, output: Path, settings: ShardSettings, kind=ingest.FromArchive, **more):
