@@ -228,7 +228,7 @@ class Reason(StrEnum):
     STORAGE_DENIED = ("storage.denied", "reading it is not permitted", "grant read access to it")
     STORAGE_CHANGED = (
         "storage.changed",
-        "its size differs from the one listed, or it changed while it was read",
+        "its size or version differs from the one listed, or it changed while it was read",
         "nothing: the next run lists it anew",
     )
     STORAGE_FAULT = ("storage.fault", "reading failed in spite of retries", "nothing: the next run tries it again")
