@@ -23,6 +23,7 @@ WORKER_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
 }
 
+_GPUS_TO_COME = "MRI_RAY_GPUS"  # told to workers, too
 _ROOM = 16 * 2**20  # bytes: logs of a short run
 
 
@@ -34,15 +35,17 @@ def connected(settings: ClusterSettings) -> Iterator[None]:
         return
     address = settings.address or os.environ.get("RAY_ADDRESS")
     shared: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    to_come = {_GPUS_TO_COME: str(settings.gpus or 0)} if address else {}
     if address:
-        ray.init(address=address, runtime_env={"env_vars": WORKER_ENVIRONMENT}, **shared)
+        ray.init(address=address, runtime_env={"env_vars": WORKER_ENVIRONMENT | to_come}, **shared)
     else:
         # Inherited by all of it: with a runtime environment Ray starts Python and itself twice for each worker, and
         # those that it has ready are of no use.
         with environment(WORKER_ENVIRONMENT):
             _start(settings, shared)
     try:
-        yield
+        with environment(to_come):
+            yield
     finally:
         ray.shutdown()
 
@@ -111,4 +114,5 @@ def lasting_cpus() -> int:
 
 
 def gpus() -> int:
-    return int(ray.cluster_resources().get("GPU", 0))
+    """GPUs that the cluster has now, or may have (`ClusterSettings.gpus`): it starts none that nothing asks for."""
+    return max(int(ray.cluster_resources().get("GPU", 0)), int(os.environ.get(_GPUS_TO_COME, 0)))

@@ -31,11 +31,15 @@ def _at_least(name: str, value: float | None, least: float) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterSettings:
-    """Which Ray to use. address None: the cluster of `RAY_ADDRESS` or of the job, else one on this machine."""
+    """Which Ray to use. address None: the cluster of `RAY_ADDRESS` or of the job, else one on this machine.
+
+    gpus: how many a cluster on this machine counts, None for all that there are; of one that is joined, how many it may
+    have, for it may start them only once they are asked for.
+    """
 
     address: str | None = None
     cpus: int | None = None  # of a local cluster; None: all cores
-    gpus: int | None = None  # of a local cluster; None: all that there are
+    gpus: int | None = None
     object_store_mb: int = 512  # of a local cluster
     temp_dir: str | None = None  # of a local cluster; short, since socket paths are limited to 107 bytes
 

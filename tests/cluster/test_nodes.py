@@ -28,3 +28,22 @@ def test_work_follows_the_cluster(nodes, score, pictures, small_bundle, s3_prefi
     told = json.loads(output.read("run.json"))
     assert told["counts"] == {"objects": 1500, "scored": 1500, "quarantined": 0, "duplicate": 0, "skipped": 0}
     assert told["this_run"]["shards"] == 300
+
+
+def test_gpus_that_are_to_come_are_waited_for(nodes, score, pictures, small_bundle, s3_prefix):
+    """As on a cluster that starts from zero: what asks for no GPU gets none."""
+    root = Location.of(s3_prefix)
+    pictures(root / "archive", 200)
+    small_bundle(root / "bundle")
+    output = root / "out"
+    line = [f"archive={root}/archive", f"bundle={root}/bundle", f"output={output}"]
+
+    run = score(*line, "shards.objects=50", "ray.gpus=1")
+    run.until(lambda: "scoring 4 shards" in run.printed)
+    assert not nodes.workers()
+    nodes.add(num_gpus=1)  # for Ray's sums only
+    run.until(lambda: nodes.workers(1) or output.keys("results/"))
+    assert not nodes.workers(0), "the node without GPU decodes, and does not score"
+    run.wait()
+    told = json.loads(output.read("run.json"))
+    assert told["counts"] == {"objects": 200, "scored": 200, "quarantined": 0, "duplicate": 0, "skipped": 0}
