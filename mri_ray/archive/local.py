@@ -187,7 +187,7 @@ class _SteadyFile(io.FileIO):
         self._state = self._current()
         if etag is not None and etag != self._state:
             self.close()
-            raise ranges.replaced(f"file://{path}")
+            raise ranges.changed(f"file://{path}", "since it was listed")
 
     def readinto(self, buffer: memoryview) -> int | None:  # type: ignore[override]
         count = super().readinto(buffer)

@@ -9,12 +9,8 @@ _BLOCKS = 2  # a zip's directory stands at its end: it and the members being rea
 _BUFFER_BYTES = 128 * 2**10  # for small reads, which then cost no Python
 
 
-def changed(uri: str, since: str = "while it was read") -> OSError:
-    return OSError(errno.ESTALE, f"changed {since}", uri)
-
-
-def replaced(uri: str) -> OSError:
-    return changed(uri, "since it was listed")
+def changed(uri: str, when: str = "while it was read") -> OSError:
+    return OSError(errno.ESTALE, f"changed {when}", uri)
 
 
 def buffered(raw: io.RawIOBase) -> io.BufferedReader:

@@ -88,7 +88,7 @@ class S3Store:
         if whole == whole.strip("/"):  # obstore would ask for a key without the slash
             try:
                 found = obstore.get(self._client.quick, whole)
-                if etag is None or _plain(found.meta["e_tag"]) == etag:
+                if etag is None or _plain(found.meta.get("e_tag")) == etag:
                     return bytes(found.bytes())
             except (obstore.exceptions.BaseError, ValueError, *_FAILURES):  # ValueError: a key that is no path to it
                 pass
@@ -179,7 +179,7 @@ class S3Store:
         except ArchiveError as exc:
             raise OSError(errno.EIO, f"another version than the one listed, and its listing failed: {exc}") from exc
         if not any(item["Key"] == self._key(key) and _plain(item["ETag"]) == etag for item in page.get("Contents", [])):
-            raise ranges.replaced(self._uri(key))
+            raise ranges.changed(self._uri(key), "since it was listed")
 
     def _get(self, key: str, part: tuple[int, int] | None = None) -> tuple[bytes, dict[str, Any]]:
         tries = self.config.retries + 1

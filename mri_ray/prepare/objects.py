@@ -80,13 +80,19 @@ def crashed(objects: pa.Table, archive: Archive, settings: PrepareConfig, identi
 
 
 def members(objects: pa.Table, archive: Archive, decode: DecodeConfig) -> int:
-    """How many members the single object of a table has (`decode.read.Window`); none is decoded."""
+    """How many members the single object of a table has (`decode.read.Window`), 1 of one that cannot be read.
+
+    None is decoded.
+    """
     (entry,) = objects.to_pylist()
     window = Window(start=0, stop=0)
-    with archive.open(entry["key"], entry["etag"]) as source:
-        for _ in read(source, archive.uri_of(entry["key"]), decode, window=window):
-            pass
-    return window.seen
+    try:
+        with archive.open(entry["key"], entry["etag"]) as source:
+            for _ in read(source, archive.uri_of(entry["key"]), decode, window=window):
+                pass
+    except OSError:
+        return 1
+    return max(window.seen, 1)
 
 
 def _decoded(
