@@ -22,7 +22,8 @@ from aiohttp import ClientSession, TCPConnector, web
 from yarl import URL
 
 _HOPS = {"connection", "expect", "keep-alive", "transfer-encoding"}  # of one connection, not of the message
-_SLOW_DOWN = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Please reduce your rate.</Message></Error>"
+_ERROR = "<?xml version='1.0'?><Error><Code>{}</Code><Message>told so</Message></Error>"
+_REFUSALS = {"slow_down": (503, "SlowDown"), "full": (507, "XMinioStorageFull")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,7 @@ class Faults:
     slow_down: float = 0.0  # 503 SlowDown
     reset: float = 0.0  # the connection ends, before an answer or within it
     cut: float = 0.0  # the body ends before its Content-Length; of answers that have a body
+    full: float = 0.0  # 507, of what would store something; never late
     late: float = 0.5  # of the faults of a request that changes the store: after it was done
     only: str = ""
     most: int | None = None
@@ -50,7 +52,7 @@ class Proxy:
         self._session = session
         self._came: Counter[str] = Counter()
         self._failed: Counter[str] = Counter()
-        self.counts: Counter[str] = Counter(dict.fromkeys(("requests", "slow_down", "reset", "cut", "late"), 0))
+        self.counts: Counter[str] = Counter(dict.fromkeys(("requests", "slow_down", "reset", "cut", "full", "late"), 0))
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         if request.raw_path == "/--counts":
@@ -61,9 +63,9 @@ class Proxy:
         draw = self._draw(name)
         kind = self._kind(name, draw)
         reads = request.method in ("GET", "HEAD")
-        late = not reads and draw.random() < self._faults.late
-        if kind == "slow_down" and not late:
-            return self._slow_down(name)
+        late = not reads and kind != "full" and draw.random() < self._faults.late
+        if kind in _REFUSALS and not late:
+            return self._refusal(kind, name)
         if kind == "reset" and not late and (not reads or draw.random() < 0.5):
             return self._reset(name, request)
         status, headers, body = await self._forward(request, data)
@@ -74,7 +76,7 @@ class Proxy:
         if kind in ("slow_down", "reset"):
             self.counts["late"] += late
             if kind == "slow_down":
-                return self._slow_down(name)
+                return self._refusal(kind, name)
             if partly:
                 await self._part(request, web.StreamResponse(status=status, headers=headers), body, draw)
             return self._reset(name, request)
@@ -89,7 +91,7 @@ class Proxy:
         value = draw.random()
         if not re.search(faults.only, name) or (faults.most is not None and self._failed[name] >= faults.most):
             return None
-        for kind in ("slow_down", "reset", "cut"):
+        for kind in ("slow_down", "reset", "cut", "full"):
             value -= getattr(faults, kind)
             if value < 0:
                 return kind
@@ -99,9 +101,10 @@ class Proxy:
         self._failed[name] += 1
         self.counts[kind] += 1
 
-    def _slow_down(self, name: str) -> web.Response:
-        self._count("slow_down", name)
-        return web.Response(status=503, headers={"Content-Type": "application/xml"}, body=_SLOW_DOWN)
+    def _refusal(self, kind: str, name: str) -> web.Response:
+        self._count(kind, name)
+        status, code = _REFUSALS[kind]
+        return web.Response(status=status, headers={"Content-Type": "application/xml"}, text=_ERROR.format(code))
 
     def _reset(self, name: str, request: web.Request) -> web.Response:
         self._count("reset", name)

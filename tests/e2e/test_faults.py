@@ -48,6 +48,31 @@ def test_credentials_that_may_read_some_prefixes(jobs, some, bundle, s3_prefix, 
     assert record(tmp_path)["counts"] == {"objects": 60, "scored": 60, "quarantined": 0, "duplicate": 0, "skipped": 0}
 
 
+def test_an_output_on_s3_that_is_full(jobs, some, bundle, proxy, s3_prefix):
+    """Such a server refuses what is to be stored, wherever the run has got to."""
+    root = Location.of(s3_prefix)
+    for path in some:
+        root.write(f"archive/{path.name}", path.read_bytes())
+    given = [f"archive={root}/archive", f"bundle={bundle}", f"output={root}/out", "shards.objects=5"]
+    full = proxy(seed=1, full=0.5, only="^(PUT|POST) .*/out/results/")
+    code, printed = jobs.run("score", *given, f"storage.endpoint={full.endpoint}")
+    assert code == 3, printed
+    last = printed.strip().splitlines()[-1]
+    assert "the server has no space left; make some there, and the same line does the rest: s3://" in last
+    told = json.loads(root.read("out/run.json"))
+    assert (told["state"], told["error"]["kind"], told["complete"]) == ("failed", "ArchiveFull", None)
+    tables = [key for key in root.keys("out/results/") if key.endswith(".parquet")]
+    assert 0 < len(tables) < 12
+    there = sum(len({row["uri"] for row in root.read_table(key, ["uri"]).to_pylist()}) for key in tables)
+    assert there == 5 * len(tables)  # whole, or not there
+
+    code, printed = jobs.run("score", *given)
+    assert code == 0, printed
+    told = json.loads(root.read("out/run.json"))
+    assert told["this_run"]["objects"] == 60 - there
+    assert told["counts"] == {"objects": 60, "scored": 60, "quarantined": 0, "duplicate": 0, "skipped": 0}
+
+
 def test_files_of_which_none_may_be_read(jobs, some, bundle, tmp_path):
     archive = tmp_path / "archive"
     archive.mkdir()
