@@ -6,7 +6,7 @@ import pyarrow.compute as pc
 
 from mri_ray.archive.storage import Location
 from mri_ray.cohort.assemble import Cohort
-from mri_ray.cohort.split import SIDES
+from mri_ray.cohort.split import SIDES, TRAIN, VALIDATION
 
 NAME = "sides.parquet"  # in the bundle's folder
 UNSEEN = "unseen"
@@ -29,3 +29,17 @@ def of_pictures(digests: pa.ChunkedArray, bundle: Location) -> np.ndarray:
     place = pc.index_in(digests, value_set=known["pixel_digest"]).fill_null(-1).to_numpy()
     codes = np.append(known["side"].to_numpy(), len(SIDES))
     return np.array([*SIDES, UNSEEN])[codes[place]]
+
+
+def of_groups(side: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """The side of each picture (N,), where those unseen take that of a patient's others.
+
+    Whoever learned from some slices of a patient has not been tested on the rest. side: as `of_pictures` gives it.
+    group: whose picture each is, int (N,), -1 where it is not known.
+    """
+    found = side.copy()
+    known = group >= 0
+    for name in (VALIDATION, TRAIN):  # the most spoilt last
+        of_it = np.unique(group[known & (side == SIDES[name])])
+        found[np.isin(group, of_it) & (side == UNSEEN)] = SIDES[name]
+    return found

@@ -113,7 +113,8 @@ class _Scoring(LabelledJob):
     def _facts(self, found: snapshot.Snapshot) -> ScoringFacts:
         results = answers.read(self._snapshot(found))
         matched = self.labels_of(results)
-        seen = sides.of_pictures(results["pixel_digest"], self.place)
+        group = self.groups_of(results, matched)
+        seen = sides.of_groups(sides.of_pictures(results["pixel_digest"], self.place), group)
         if self.has_labels_file and matched.unlabelled:
             self.warn(f"{matched.unlabelled:,} of {len(seen):,} slices have no label and are in no figure")
         if matched.weak:
@@ -122,10 +123,9 @@ class _Scoring(LabelledJob):
             self.warn(f"the bundle has no {sides.NAME}: figures may be of slices that it was trained on, untold")
         if trained := int(np.isin(seen, ["train", "validation"]).sum()):
             self.warn(
-                f"{trained:,} of {len(seen):,} slices were used to train or choose this bundle; figures of the sides "
-                "train and validation are no evidence"
+                f"{trained:,} of {len(seen):,} slices were used to train or choose this bundle, or are of such a "
+                "patient; figures of the sides train and validation are no evidence"
             )
-        group = self.groups_of(results, matched)
         source, names = sources(self.paths(results), group, no_sources(self.settings.classes, SplitConfig().folders))
         labelled = answers.answers(
             results,
