@@ -65,7 +65,8 @@ class _Piece:
 def rescue(lost: Sequence[Shard], recipe: ray.ObjectRef, *, cost: Cost) -> Iterator[Facts]:
     """The facts of shards that were lost with their workers, each as it ends. recipe: a `work.Recipe`.
 
-    Raises RunError when a worker dies before it has looked at any object; what the work itself raises passes through.
+    Raises RunError when a worker dies before it has looked at any object, and when a piece loses its node again and
+    again; what the work itself raises passes through.
     """
     part = ray.remote(_part).options(max_retries=0, num_returns=2, **cost)
     gather = ray.remote(_gather).options(max_retries=0, **cost)
@@ -106,7 +107,10 @@ def rescue(lost: Sequence[Shard], recipe: ray.ObjectRef, *, cost: Cost) -> Itera
         except DEATHS as death:
             if isinstance(death, NODE_LOSSES) or piece.crashed:  # what is crashed is not looked at any more
                 if piece.losses == _LOSSES:
-                    raise
+                    raise RunError(
+                        f"nodes are lost faster than work is done: a piece of a shard was begun {_LOSSES + 1} times, "
+                        f"the last of which ended with {type(death).__name__}; the same line goes on from what is done"
+                    ) from death
                 start(replace(piece, losses=piece.losses + 1))
             elif running and piece.single and isinstance(death, OutOfMemoryError):
                 alone.append(piece)

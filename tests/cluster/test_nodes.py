@@ -9,13 +9,21 @@ from mri_ray.archive.storage import Location
 pytestmark = pytest.mark.slow
 
 
-def test_work_follows_the_cluster(nodes, score, pictures, small_bundle, s3_prefix):
-    root = Location.of(s3_prefix)
-    pictures(root / "archive", 1500)
-    small_bundle(root / "bundle")
-    output = root / "out"
-    line = [f"archive={root}/archive", f"bundle={root}/bundle", f"output={output}"]
+@pytest.fixture
+def laid_out(pictures, small_bundle, s3_prefix):
+    """Makes an archive of so many pictures, and gives what a scoring is told, and where its output goes."""
 
+    def make(count: int) -> tuple[list[str], Location]:
+        root = Location.of(s3_prefix)
+        pictures(root / "archive", count)
+        small_bundle(root / "bundle")
+        return [f"archive={root}/archive", f"bundle={root}/bundle", f"output={root}/out"], root / "out"
+
+    return make
+
+
+def test_work_follows_the_cluster(nodes, score, laid_out):
+    line, output = laid_out(1500)
     run = score(*line, "shards.objects=5")
     run.until(lambda: output.keys("results/"))
     nodes.add()
@@ -30,14 +38,9 @@ def test_work_follows_the_cluster(nodes, score, pictures, small_bundle, s3_prefi
     assert told["this_run"]["shards"] == 300
 
 
-def test_gpus_that_are_to_come_are_waited_for(nodes, score, pictures, small_bundle, s3_prefix):
+def test_gpus_that_are_to_come_are_waited_for(nodes, score, laid_out):
     """As on a cluster that starts from zero: what asks for no GPU gets none."""
-    root = Location.of(s3_prefix)
-    pictures(root / "archive", 200)
-    small_bundle(root / "bundle")
-    output = root / "out"
-    line = [f"archive={root}/archive", f"bundle={root}/bundle", f"output={output}"]
-
+    line, output = laid_out(200)
     run = score(*line, "shards.objects=50", "ray.gpus=1")
     run.until(lambda: "scoring 4 shards" in run.printed)
     assert not nodes.workers()
